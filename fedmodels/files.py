@@ -1,0 +1,36 @@
+"""Reading and writing the small files that a study lives in."""
+
+import os
+from pathlib import Path
+
+from fedmodels.errors import UsageError
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a file that a person named; `UsageError` when it is absent or not UTF-8 text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError("no such file", where=str(path), fix="check the path") from None
+    except IsADirectoryError:
+        raise UsageError("is a folder, not a file", where=str(path), fix="name the file inside it") from None
+    except PermissionError:
+        raise UsageError("not readable by this user", where=str(path), fix="change its permissions") from None
+    except UnicodeDecodeError:
+        raise UsageError("is not UTF-8 text", where=str(path), fix="save it as UTF-8") from None
+
+
+def write_synced(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write `data` so that after a crash the file holds either the old or the new content, on disk, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,284 @@
+"""The study and the roster: the two public files that every party of a run reads and pins.
+
+Both are typed and strict, and have a canonical hash: SHA-256 over a label and the sorted JSON of all keys with their
+defaults filled in, so that comments, order and spelling of defaults do not change it and every value does. The hashes
+bind key derivations, signatures, ledger rows and results. This module does no I/O.
+"""
+
+import hashlib
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from fedmodels import strict_toml
+from fedmodels.errors import FileError
+
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Positive = Annotated[int, Meta(ge=1)]
+PositiveFloat = Annotated[float, Meta(gt=0.0, le=1e12)]
+NonNegative = Annotated[float, Meta(ge=0.0, le=1e12)]
+Probability = Annotated[float, Meta(gt=0.0, le=1.0)]
+SizeValue = bool | int | float | str | tuple[int, ...]
+
+
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the sections: immutable, unknown keys refused."""
+
+
+class About(Strict, frozen=True):
+    """`[study]`: what is learnt. labels: the class names in the order of the model's outputs."""
+
+    name: Name
+    task: Literal["binary", "multiclass"]
+    labels: Annotated[tuple[str, ...], Meta(min_length=2)]
+    synthetic: bool = False
+
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must differ from each other")
+        if self.task == "binary" and len(self.labels) != 2:
+            raise ValueError("a binary task has exactly two labels, the second one is the positive class")
+
+
+class Model(Strict, frozen=True):
+    """`[model]`: a registered family or preset, and the sizes that differ from its defaults."""
+
+    name: Name
+    sizes: dict[str, SizeValue] = {}
+
+
+def _check_range(low: float, high: float) -> None:
+    if not low < high:
+        raise ValueError("`low` must be below `high`")
+
+
+class Variable(Strict, frozen=True):
+    """A measured quantity with its public plausible range [low, high] in its own unit; values outside are clipped."""
+
+    name: str
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high)
+
+
+class Column(Strict, frozen=True):
+    """A column of a table: a number with a public range, or a category with its public values."""
+
+    name: str
+    kind: Literal["number", "category"] = "number"
+    low: float = 0.0
+    high: float = 1.0
+    values: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind == "number":
+            _check_range(self.low, self.high)
+        elif len(self.values) < 2 or len(set(self.values)) != len(self.values):
+            raise ValueError("a category needs at least two different `values`")
+
+
+class ImageInput(Strict, frozen=True, tag="image", tag_field="modality"):
+    """Images of height x width pixels; `low` and `high` are the public pixel range, scaled to [-1, 1]."""
+
+    height: Annotated[int, Meta(ge=8, le=4096)]
+    width: Annotated[int, Meta(ge=8, le=4096)]
+    channels: Literal[1, 3] = 1
+    low: float = 0.0
+    high: float = 255.0
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high)
+
+
+class SeriesInput(Strict, frozen=True, tag="series", tag_field="modality"):
+    """Measurements on a grid of `steps` intervals of `step_minutes`; `statics` are known from the start."""
+
+    variables: Annotated[tuple[Variable, ...], Meta(min_length=1)]
+    steps: Annotated[int, Meta(ge=1, le=100_000)]
+    step_minutes: PositiveFloat = 60.0
+    statics: tuple[Variable, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [variable.name for variable in (*self.variables, *self.statics)]
+        if len(set(names)) != len(names):
+            raise ValueError("every variable and static needs a name of its own")
+
+
+class TextInput(Strict, frozen=True, tag="text", tag_field="modality"):
+    """Text as at most `max_tokens` public hash buckets out of `vocabulary` (bucket 0 is padding)."""
+
+    vocabulary: Annotated[int, Meta(ge=16, le=1 << 22)] = 8192
+    max_tokens: Annotated[int, Meta(ge=1, le=100_000)] = 128
+
+
+class TableInput(Strict, frozen=True, tag="table", tag_field="modality"):
+    """One row per record, columns in the order given here."""
+
+    columns: Annotated[tuple[Column, ...], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        if len({column.name for column in self.columns}) != len(self.columns):
+            raise ValueError("every column needs a name of its own")
+
+
+Input = ImageInput | SeriesInput | TextInput | TableInput
+
+
+class Training(Strict, frozen=True):
+    """`[training]`: every constant of the optimisation. All are public, none depends on a hospital's data.
+
+    batch_rate: probability with which each patient is in a step's batch; local_steps: steps between two aggregations.
+    class_weights: weight of each label in the loss, from public priors; empty = all 1.
+    gradient_norm: bound on a batch gradient's norm where no privacy clip does it (exploding gradients); 0 = none.
+    """
+
+    rounds: Positive
+    local_steps: Positive = 1
+    batch_rate: Probability = 0.1
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    learning_rate: PositiveFloat = 0.1
+    momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    weight_decay: NonNegative = 0.0
+    gradient_norm: NonNegative = 1.0
+    server_optimiser: Literal["fedavg", "fedadam", "fedyogi"] = "fedavg"
+    server_learning_rate: PositiveFloat = 1.0
+    class_weights: tuple[PositiveFloat, ...] = ()
+    seed: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
+
+
+class Privacy(Strict, frozen=True):
+    """`[privacy]`: what is promised to every patient, see `fedmodels study check`.
+
+    epsilon, delta bound the whole training of the study; evaluation_epsilon pays for the published evaluation counts.
+    """
+
+    mode: Literal["none", "local", "distributed"]
+    epsilon: PositiveFloat = 8.0
+    delta: Annotated[float, Meta(gt=0.0, lt=1.0)] = 1e-5
+    unit: Literal["patient"] = "patient"
+    adjacency: Literal["add-remove"] = "add-remove"
+    clip: PositiveFloat = 1.0
+    max_colluding: Annotated[int, Meta(ge=0)] = 1
+    evaluation_epsilon: PositiveFloat = 1.0
+
+    def __post_init__(self) -> None:
+        if self.mode == "distributed":
+            raise ValueError("mode `distributed` is not in this release: use `local` (or `none`, without privacy)")
+
+
+class Federation(Strict, frozen=True):
+    """`[federation]`: how a round opens.
+
+    on_dropout `retry`: a round opens over all hospitals asked, or not at all, and is run again without the missing.
+    max_retries: aborted rounds that the whole study may have (each is charged). update_bound: largest absolute change
+    of one parameter in one round that can be encoded; larger ones are clipped and counted.
+    """
+
+    hospitals: Positive
+    min_contributors: Positive = 3
+    on_dropout: Literal["retry", "recover"] = "retry"
+    max_retries: Annotated[int, Meta(ge=0)] = 2
+    timeout_seconds: PositiveFloat = 600.0
+    update_bound: PositiveFloat = 4.0
+
+    def __post_init__(self) -> None:
+        if self.on_dropout == "recover":
+            raise ValueError("on_dropout `recover` is not in this release: use `retry`")
+
+
+class Study(Strict, frozen=True):
+    """A whole study file. `digest` is its canonical hash."""
+
+    study: About
+    model: Model
+    input: Input
+    training: Training
+    privacy: Privacy
+    federation: Federation
+
+    def __post_init__(self) -> None:
+        weights = self.training.class_weights
+        if weights and len(weights) != len(self.study.labels):
+            raise ValueError("`training.class_weights` needs one weight per label")
+        least, colluding = self.federation.min_contributors, self.privacy.max_colluding
+        if least - colluding < 2:
+            raise ValueError(
+                f"`federation.min_contributors` ({least}) minus `privacy.max_colluding` ({colluding}) must be at "
+                "least 2, or one hospital could be singled out by subtracting the colluding ones"
+            )
+        if self.federation.hospitals < least:
+            raise ValueError("`federation.hospitals` must be at least `federation.min_contributors`")
+
+    @property
+    def digest(self) -> bytes:
+        return _digest(b"fedmodels/study/v1", self)
+
+    @property
+    def epsilon_total(self) -> float:
+        """Planned epsilon of the study: training plus evaluation; infinite without privacy."""
+        if self.privacy.mode == "none":
+            return float("inf")
+        return self.privacy.epsilon + self.privacy.evaluation_epsilon
+
+
+class Hospital(Strict, frozen=True):
+    """One line of the roster. Keys are hex; declared_size is a rounded public number of patients."""
+
+    name: Name
+    identity_key: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    declared_size: Positive
+    node_key: str = ""
+
+
+class Roster(Strict, frozen=True):
+    """Who takes part, in ascending order of name. `digest` is its canonical hash."""
+
+    hospital: Annotated[tuple[Hospital, ...], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        names = [hospital.name for hospital in self.hospital]
+        if names != sorted(set(names)):
+            raise ValueError("hospitals must have different names, in ascending order")
+        if len({hospital.identity_key for hospital in self.hospital}) != len(names):
+            raise ValueError("two hospitals have the same identity_key")
+
+    @property
+    def digest(self) -> bytes:
+        return _digest(b"fedmodels/roster/v1", self)
+
+    @property
+    def keys(self) -> dict[str, bytes]:
+        """Ed25519 public key of each hospital, by name."""
+        return {hospital.name: bytes.fromhex(hospital.identity_key) for hospital in self.hospital}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {hospital.name: hospital.declared_size for hospital in self.hospital}
+
+
+def _digest(label: bytes, value: Strict) -> bytes:
+    body = msgspec.json.encode(value, order="sorted")
+    return hashlib.sha256(len(label).to_bytes(8, "big") + label + body).digest()
+
+
+def parse_study(text: str, source: str = "study.toml") -> Study:
+    """The study in a TOML text; `FileError` names file, line, key and expectation."""
+    return strict_toml.decode(text, Study, source)
+
+
+def parse_roster(text: str, source: str = "roster.toml") -> Roster:
+    """The roster in a TOML text."""
+    return strict_toml.decode(text, Roster, source)
+
+
+def check_roster(study: Study, roster: Roster) -> None:
+    """Refuse a roster that does not have the number of hospitals that the study was planned for."""
+    if len(roster.hospital) != study.federation.hospitals:
+        raise FileError(
+            f"the roster has {len(roster.hospital)} hospitals, the study was planned for {study.federation.hospitals}",
+            where="roster.toml",
+            fix="correct `federation.hospitals` or the roster; both are part of what every hospital approves",
+        )
