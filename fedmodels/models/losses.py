@@ -1,0 +1,42 @@
+"""Losses and probabilities that follow from the number of logits: one is a sigmoid, several are a softmax."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def loss_fn(
+    class_weights: Sequence[float] = (), reduction: Literal["mean", "sum"] = "mean"
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function (logits [n, outputs], y [n] int64) -> scalar loss.
+
+    Each record's loss is binary cross-entropy of the second label for one output and cross-entropy for several, times
+    the public weight of its label (none: 1). "sum" adds them up, for a caller who divides by a public number; "mean"
+    divides by n (an empty batch gives 0). Unlike `torch.nn.CrossEntropyLoss`, "mean" never divides by the weights of
+    the batch: that would tie each record's gradient to the labels of the others.
+    """
+    weights = torch.tensor(tuple(class_weights), dtype=torch.float32)
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        records = _record_losses(logits, y)
+        if class_weights:
+            records = records * weights.to(logits)[y]
+        return records.sum() if reduction == "sum" else records.sum() / max(1, len(records))
+
+    return loss
+
+
+def _record_losses(logits: Tensor, y: Tensor) -> Tensor:
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], y.to(logits.dtype), reduction="none")
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """[n, labels] probabilities from logits [n, outputs]; one output gives two columns, the second is the positive."""
+    if logits.shape[1] == 1:
+        return torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=1)
+    return logits.softmax(dim=1)
