@@ -1,0 +1,54 @@
+"""The privacy plan of a study: mechanism and accounting event in one frozen value.
+
+Whoever trains takes sampling rate, clip and noise from the plan; whoever charges a ledger takes the event from the same
+plan; neither can be had without the other. Everything in it follows from the public study file alone.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fedmodels.dp.accounting import SampledGaussian, calibrate, epsilon_upper
+from fedmodels.study import Study
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Local DP-SGD: each hospital alone carries the full noise of every step.
+
+    Guarantee: for each hospital, everything that leaves it during `releases` training rounds is (epsilon, delta)-DP
+    for add/remove of one patient's whole record, against every observer. clip: bound C on the L2 norm of one patient's
+    gradient; noise_multiplier: standard deviation of the noise in units of C; releases: rounds that may be uploaded,
+    planned retries included; steps_per_release: DP-SGD steps between two uploads.
+    """
+
+    sampling_rate: float
+    clip: float
+    noise_multiplier: float
+    steps_per_release: int
+    releases: int
+    delta: float
+
+    def event(self, releases: int) -> SampledGaussian:
+        """The accounting event of this many uploads of training rounds."""
+        return SampledGaussian(self.sampling_rate, self.noise_multiplier, releases * self.steps_per_release)
+
+    def epsilon(self, releases: int) -> float:
+        """Epsilon to charge for this many uploads, at the plan's delta."""
+        return epsilon_upper(self.event(releases), self.delta)
+
+
+def plan_for(study: Study) -> Plan | None:
+    """The plan that the study's privacy section asks for; None in mode `none`, where nothing is promised.
+
+    Noise is calibrated for the planned rounds plus all retries that the study allows, so that a retry never runs into
+    the budget: a study without retries ends a little below its epsilon.
+    """
+    training, privacy = study.training, study.privacy
+    if privacy.mode == "none":
+        return None
+    releases = training.rounds + study.federation.max_retries
+    noise = _noise(training.batch_rate, releases * training.local_steps, privacy.epsilon, privacy.delta)
+    return Plan(training.batch_rate, privacy.clip, noise, training.local_steps, releases, privacy.delta)
+
+
+_noise = lru_cache(maxsize=64)(calibrate)

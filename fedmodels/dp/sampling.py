@@ -1,0 +1,53 @@
+"""Poisson sampling of patients: the sampler for which the accountant's epsilon is true.
+
+Each step takes every patient independently with the public rate q, and from each taken patient one record at random,
+so that a patient with many records counts as much as one with a single record (unit = patient). Batch sizes vary and
+may be zero; a step with an empty batch still adds noise. Shuffling into fixed batches is something else and costs more
+privacy than it claims.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmodels.errors import PrivacyError
+
+
+class UniformSource(Protocol):
+    """Uniform floats in [0, 1): `SecureSource` under privacy, a seeded generator in mode `none`."""
+
+    def uniform(self, count: int) -> npt.NDArray[np.float64]: ...
+
+
+class SeededSource:
+    """Repeatable uniforms for runs without privacy."""
+
+    def __init__(self, *seed: int) -> None:
+        self._generator = np.random.default_rng(seed)
+
+    def uniform(self, count: int) -> npt.NDArray[np.float64]:
+        return self._generator.random(count)
+
+
+class PoissonSampler:
+    """Draws the row numbers of one step's batch."""
+
+    def __init__(self, patients: npt.NDArray[np.str_], rate: float) -> None:
+        """patients: [n] the patient of each record; rate: q in (0, 1]."""
+        if not 0.0 < rate <= 1.0:
+            raise PrivacyError(f"sampling rate {rate} is not in (0, 1]")
+        _, owner = np.unique(patients, return_inverse=True)
+        self._rows = np.argsort(owner, kind="stable")
+        self._counts = np.bincount(owner)
+        self._starts = np.concatenate([[0], np.cumsum(self._counts)[:-1]]).astype(np.int64)
+        self._rate = rate
+
+    def draw(self, source: UniformSource) -> npt.NDArray[np.int64]:
+        """Row numbers, one per sampled patient, in order of patient; possibly none."""
+        patients = len(self._counts)
+        taken = np.flatnonzero(source.uniform(patients) < self._rate)
+        counts = self._counts[taken]
+        offsets = np.minimum((source.uniform(len(taken)) * counts).astype(np.int64), counts - 1)
+        rows: npt.NDArray[np.int64] = self._rows[self._starts[taken] + offsets]
+        return rows
