@@ -6,6 +6,7 @@ bind key derivations, signatures, ledger rows and results. This module does no I
 """
 
 import hashlib
+import math
 from typing import Annotated, Literal
 
 import msgspec
@@ -49,6 +50,8 @@ class Model(Strict, frozen=True):
 
 
 def _check_range(low: float, high: float) -> None:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("`low` and `high` must be finite numbers")
     if not low < high:
         raise ValueError("`low` must be below `high`")
 

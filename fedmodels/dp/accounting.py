@@ -80,6 +80,8 @@ def calibrate(sampling_rate: float, steps: int, target: float, delta: float) -> 
     low, high = _bracket(sampling_rate, steps, target, delta)
     while upper(high) > target:
         low, high = high, high * 1.05
+    while upper(low) <= target:
+        low, high = low * 0.95, low
     while high - low > _RELATIVE_TOLERANCE * high:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if upper(middle) <= target else (middle, high)
@@ -87,7 +89,7 @@ def calibrate(sampling_rate: float, steps: int, target: float, delta: float) -> 
 
 
 def _bracket(sampling_rate: float, steps: int, target: float, delta: float) -> tuple[float, float]:
-    """A noise multiplier with too little noise and one with (nearly surely) enough, found on a coarse grid."""
+    """Noise multipliers near the one wanted, below and above it as far as a coarse grid can tell."""
     if target <= 0.0 or steps < 1:
         raise PrivacyError(f"cannot calibrate noise to epsilon {target} over {steps} steps")
 
@@ -108,7 +110,7 @@ def _bracket(sampling_rate: float, steps: int, target: float, delta: float) -> t
     while high - low > 0.01 * high:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if coarse(middle) <= target else (middle, high)
-    return low * 0.995, high
+    return low, high
 
 
 @lru_cache(maxsize=4096)

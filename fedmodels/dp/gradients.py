@@ -21,9 +21,6 @@ from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource
 from fedmodels.errors import PrivacyError
 
-# Opacus hooks the first layer, whose input is data and needs no gradient; torch warns at every step, in vain.
-warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
-
 _PHYSICAL_BATCH_BYTES = 1 << 29  # per-sample gradients held at one time
 
 
@@ -44,6 +41,13 @@ def per_sample(model: nn.Module) -> GradSampleModule:
             fix="use GroupNorm instead of BatchNorm, or a layer type with per-sample gradients",
         )
     return GradSampleModule(model, batch_first=True, loss_reduction="sum")
+
+
+def backward(loss: Tensor) -> None:
+    """`loss.backward()` without torch's warning that the first layer's input, which is data, needs no gradient."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _private_recurrent(layer: nn.LSTM | nn.GRU) -> nn.Module:
