@@ -1,0 +1,51 @@
+"""The two vectors that a hospital contributes, before they are masked: an update, or noisy evaluation counts."""
+
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from client.training import train_plain, train_private
+from fedmodels.data.dataset import Dataset
+from fedmodels.dp.plan import Plan
+from fedmodels.dp.randomness import SecureSource, discrete_laplace
+from fedmodels.evaluation.counts import histogram
+from fedmodels.models.batches import predict
+from fedmodels.models.registry import build_model
+from fedmodels.models.weights import unflatten
+from fedmodels.packing import evaluation_layout, pack_counts, update_packing
+from fedmodels.study import Roster, Study
+
+Model = npt.NDArray[np.float32]
+Vector = npt.NDArray[np.uint32]
+
+
+def update_vector(
+    study: Study, roster: Roster, hospital: str, data: Dataset, plan: Plan | None, *, round_: int, model: Model
+) -> Vector:
+    """The encoded change of the model after this round's local training on the training records `data`."""
+    if plan is None:
+        position = list(roster.sizes).index(hospital)
+        update = train_plain(study, model, data, (study.training.seed, round_, position))
+    else:
+        update = train_private(study, model, data, plan, roster.sizes[hospital])
+    return update_packing(study, roster, model.size).pack(hospital, update.delta, update.loss)
+
+
+def counts_vector(study: Study, roster: Roster, data: Dataset, model: Model) -> Vector:
+    """Evaluation counts of the test records `data`, with discrete Laplace noise unless the mode is `none`.
+
+    Guarantee: (evaluation_epsilon, 0)-DP for add/remove of one patient, against every observer; the counts are exact
+    integers and so is the noise.
+    """
+    net = build_model(study)
+    unflatten(net, model)
+    layout = evaluation_layout(study)
+    if len(data):
+        counts = histogram(predict(net, data, study.input), data.y, data.patients, layout)
+    else:
+        counts = np.zeros(layout.length, np.int64)
+    if study.privacy.mode != "none":
+        scale = layout.sensitivity / Fraction(str(study.privacy.evaluation_epsilon))
+        counts = counts + discrete_laplace(layout.length, scale, SecureSource())
+    return pack_counts(counts, roster)

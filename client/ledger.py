@@ -1,0 +1,131 @@
+"""The hospital's privacy ledger: one row per release, written and synced before the upload leaves.
+
+SQLite, append-only; each row carries the hash of the one before and the hospital's signature over its own hash, so that
+`verify` finds an edited, removed or reordered row. A crash between charge and upload costs budget, never privacy.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedmodels.dp.accounting import SampledGaussian, epsilon_upper
+from fedmodels.errors import FedmodelsError
+from fedmodels.study import Strict
+
+_GENESIS = bytes(32)
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS ledger (
+    number INTEGER PRIMARY KEY, charge BLOB NOT NULL, previous BLOB NOT NULL,
+    hash BLOB NOT NULL, signature BLOB NOT NULL
+) STRICT
+"""
+
+
+class Charge(Strict, frozen=True):
+    """One release. Gaussian steps compose within a study; pure_epsilon (evaluation counts) adds up."""
+
+    study_digest: bytes
+    roster_digest: bytes
+    run_id: bytes
+    session: int
+    kind: str
+    model_digest: bytes
+    time: str
+    mode: str
+    sampling_rate: float = 0.0
+    noise_multiplier: float = 0.0
+    steps: int = 0
+    delta: float = 0.0
+    pure_epsilon: float = 0.0
+
+
+class LedgerError(FedmodelsError):
+    """The ledger is not what this hospital wrote."""
+
+
+class Ledger:
+    """The ledger of one site directory. `identity` signs rows and checks them."""
+
+    def __init__(self, path: Path, identity: Ed25519PrivateKey) -> None:
+        self._path, self._identity = path, identity
+        with self._open() as database:
+            database.execute(_SCHEMA)
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        database = sqlite3.connect(self._path, isolation_level=None, timeout=30.0)
+        try:
+            database.execute("PRAGMA journal_mode = DELETE")
+            database.execute("PRAGMA synchronous = EXTRA")
+            yield database
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(
+                f"the ledger cannot be read or written: {error}",
+                where=str(self._path),
+                fix="nothing was released; free the disk, or restore the newest backup",
+            ) from None
+        finally:
+            database.close()
+
+    def append(self, charge: Charge) -> None:
+        """Write and sync one charge. On return it survives a crash; on an error nothing was charged or released."""
+        body = msgspec.msgpack.encode(charge)
+        with self._open() as database:
+            database.execute("BEGIN IMMEDIATE")
+            last = database.execute("SELECT number, hash FROM ledger ORDER BY number DESC LIMIT 1").fetchone()
+            number, previous = (last[0] + 1, last[1]) if last else (1, _GENESIS)
+            digest = _row_hash(number, body, previous)
+            row = (number, body, previous, digest, self._identity.sign(digest))
+            database.execute("INSERT INTO ledger VALUES (?, ?, ?, ?, ?)", row)
+            database.execute("COMMIT")
+
+    def charges(self) -> list[Charge]:
+        """All charges in order, after checking the whole chain; `LedgerError` names the first bad row."""
+        with self._open() as database:
+            rows = database.execute("SELECT * FROM ledger ORDER BY number").fetchall()
+        public, previous, charges = self._identity.public_key(), _GENESIS, []
+        for position, (number, body, before, digest, signature) in enumerate(rows, 1):
+            try:
+                public.verify(signature, digest)
+            except InvalidSignature:
+                raise self._broken(position, "its signature is not this hospital's") from None
+            if number != position or before != previous or digest != _row_hash(number, body, before):
+                raise self._broken(position, "a row was edited, removed or reordered")
+            charges.append(msgspec.msgpack.decode(body, type=Charge))
+            previous = digest
+        return charges
+
+    def _broken(self, number: int, why: str) -> LedgerError:
+        return LedgerError(
+            f"row {number} does not verify: {why}",
+            where=str(self._path),
+            fix="find out who changed it; this hospital contributes nothing until it is restored",
+        )
+
+
+def _row_hash(number: int, body: bytes, previous: bytes) -> bytes:
+    return hashlib.sha256(b"fedmodels/ledger/v1" + number.to_bytes(8, "big") + previous + body).digest()
+
+
+def epsilon_of(charges: list[Charge], study_digest: bytes) -> tuple[float, float]:
+    """(this study, all other studies): pessimistic epsilon, each study at its own delta, studies summed.
+
+    A release without privacy costs infinity.
+    """
+    spent: dict[bytes, float] = {study_digest: 0.0}
+    steps: dict[tuple[bytes, float, float, float], int] = {}
+    for charge in charges:
+        spent.setdefault(charge.study_digest, 0.0)
+        spent[charge.study_digest] += float("inf") if charge.mode == "none" else charge.pure_epsilon
+        if charge.steps:
+            key = (charge.study_digest, charge.sampling_rate, charge.noise_multiplier, charge.delta)
+            steps[key] = steps.get(key, 0) + charge.steps
+    for (digest, rate, noise, delta), count in steps.items():
+        spent[digest] += epsilon_upper(SampledGaussian(rate, noise, count), delta)
+    return spent[study_digest], sum(value for digest, value in spent.items() if digest != study_digest)

@@ -1,0 +1,101 @@
+"""One hospital's local contribution to a training round: sample, train, and return the change of the model.
+
+With a plan every step is one DP-SGD step (Abadi et al. 2016) on a Poisson sample of patients; without one the same
+sampler feeds plain steps, repeatable by seed.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fedmodels.data.dataset import Dataset
+from fedmodels.dp.gradients import PrivateOptimizer, backward, per_sample, physical_batch
+from fedmodels.dp.plan import Plan
+from fedmodels.dp.randomness import SecureSource
+from fedmodels.dp.sampling import PoissonSampler, SeededSource
+from fedmodels.models.batches import to_tensors
+from fedmodels.models.losses import loss_fn
+from fedmodels.models.registry import build_model
+from fedmodels.models.weights import flatten, unflatten
+from fedmodels.study import Study, Training
+
+_PLAIN_BATCH = 512  # records per forward pass where no per-sample gradients are held
+
+
+@dataclass(frozen=True, repr=False)
+class LocalUpdate:
+    """delta: [D] float32, local minus global model; loss: mean training loss, 0 where privacy forbids to tell it."""
+
+    delta: npt.NDArray[np.float32]
+    loss: float
+
+
+def train_private(
+    study: Study, start: npt.NDArray[np.float32], data: Dataset, plan: Plan, declared_size: int
+) -> LocalUpdate:
+    """`plan.steps_per_release` DP-SGD steps from the global model `start` on the training records of one hospital.
+
+    declared_size: the hospital's public size, which gives the divisor q * declared_size; the true number of patients
+    is used for nothing. Randomness comes from the operating system alone.
+    """
+    source = SecureSource()
+    template = build_model(study)
+    unflatten(template, start)
+    model = per_sample(template).train()
+    optimizer = PrivateOptimizer(_optimizer(model, study.training), plan, plan.sampling_rate * declared_size, source)
+    sampler = PoissonSampler(data.patients, plan.sampling_rate)
+    chunk = physical_batch(template)
+    for _ in range(plan.steps_per_release):
+        rows = sampler.draw(source)
+        for begin in range(0, len(rows), chunk):
+            _backward(model, study, data.take(rows[begin : begin + chunk]))
+            optimizer.accumulate()
+        optimizer.step()
+        optimizer.zero_grad()
+    trained = model._module.state_dict()
+    template.load_state_dict({name: trained[name] for name in template.state_dict()})
+    return LocalUpdate(flatten(template) - start, 0.0)
+
+
+def train_plain(study: Study, start: npt.NDArray[np.float32], data: Dataset, seed: tuple[int, ...]) -> LocalUpdate:
+    """`study.training.local_steps` steps without privacy; the same seed on the same data gives the same result."""
+    model = build_model(study)
+    unflatten(model, start)
+    model.train()
+    optimizer = _optimizer(model, study.training)
+    source = SeededSource(*seed)
+    sampler = PoissonSampler(data.patients, study.training.batch_rate)
+    total, count = 0.0, 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))  # dropout
+        for _ in range(study.training.local_steps):
+            rows = sampler.draw(source)
+            optimizer.zero_grad()
+            for begin in range(0, len(rows), _PLAIN_BATCH):
+                total += _backward(model, study, data.take(rows[begin : begin + _PLAIN_BATCH]), 1.0 / len(rows))
+            count += len(rows)
+            if len(rows):
+                if study.training.gradient_norm:
+                    nn.utils.clip_grad_norm_(model.parameters(), study.training.gradient_norm)
+                optimizer.step()
+    return LocalUpdate(flatten(model) - start, total / max(1, count))
+
+
+def _backward(model: nn.Module, study: Study, batch: Dataset, scale: float = 1.0) -> float:
+    """Gradients of scale * (sum of the records' losses); returns the sum itself."""
+    x, lengths = to_tensors(batch, study.input)
+    loss = loss_fn(study.training.class_weights, "sum")(model(x, lengths), torch.from_numpy(batch.y))
+    backward(loss * scale)
+    return float(loss.detach())
+
+
+def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if training.optimiser == "adam":
+        return torch.optim.Adam(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+    return torch.optim.SGD(
+        parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
+    )

@@ -1,0 +1,96 @@
+"""The messages between coordinator and hospital, as typed values and as MessagePack bytes.
+
+Decoding is strict on both sides: unknown fields, wrong types and wrong lengths raise `RemoteProtocolError`. The model
+and the masked vector travel beside these small messages as one array each.
+"""
+
+import hashlib
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta
+
+from fedmodels.errors import RemoteProtocolError
+from fedmodels.study import Name, Strict
+
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+RunId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Opaque = Annotated[bytes, Meta(max_length=1 << 20)]
+Kind = Literal["train", "evaluate"]
+T = TypeVar("T")
+
+
+class SetupRequest(Strict, frozen=True, tag="setup"):
+    """Asks a hospital to take part in a run of a study that it has approved."""
+
+    run_id: RunId
+    study_digest: Digest
+    roster_digest: Digest
+
+
+class SetupReply(Strict, frozen=True, tag="setup-reply"):
+    """The hospital's name and its signed ephemeral key."""
+
+    hospital: Name
+    key_message: Opaque
+
+
+class ContributeRequest(Strict, frozen=True, tag="contribute"):
+    """Asks for one masked contribution to a session of secure aggregation; the global model rides beside it.
+
+    round counts training rounds from 1; session is the encoded request of `fedmodels.secagg`; relay: the signed keys
+    of all hospitals, empty once every hospital has them.
+    """
+
+    run_id: RunId
+    kind: Kind
+    round: Annotated[int, Meta(ge=0)]
+    session: Opaque
+    relay: Opaque = b""
+
+
+class ContributeReply(Strict, frozen=True, tag="contribute-reply"):
+    """The header of a masked vector that travels beside it."""
+
+    header: Opaque
+
+
+class Refusal(Strict, frozen=True, tag="refusal"):
+    """A hospital declines. rule: what decided, in one word; it never says anything about data."""
+
+    rule: Annotated[str, Meta(max_length=64)]
+
+
+Request = SetupRequest | ContributeRequest
+Reply = SetupReply | ContributeReply | Refusal
+
+
+def encode(message: Request | Reply) -> bytes:
+    return msgspec.msgpack.encode(message)
+
+
+def decode_request(data: bytes) -> Request:
+    return _decode(data, Request)  # type: ignore[arg-type]  # a union is not a type to mypy
+
+
+def decode_reply(data: bytes) -> Reply:
+    return _decode(data, Reply)  # type: ignore[arg-type]
+
+
+def _decode(data: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise RemoteProtocolError(
+            f"a message that cannot be read: {error}", fix="both sides need one version"
+        ) from None
+
+
+def model_digest(kind: Kind, round_: int, model: npt.NDArray[np.float32]) -> bytes:
+    """What a session is about: the kind, the round and the global model. Hospitals shown different ones never agree."""
+    digest = hashlib.sha256(b"fedmodels/model/v1")
+    digest.update(msgspec.msgpack.encode((kind, round_, model.size)))
+    digest.update(np.ascontiguousarray(model, "<f4").data)
+    return digest.digest()

@@ -1,0 +1,78 @@
+"""One exchange over a Flower `Grid`: push to several hospitals, yield each answer as it arrives, stop at a time-out."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from fedmodels import wire
+from fedmodels.errors import RemoteProtocolError
+
+_POLL_SHARE = 0.02  # of the time waited so far: an exchange is at most this much longer than it has to be
+_POLL_SECONDS_MIN, _POLL_SECONDS_MAX = 0.001, 0.5
+
+
+@dataclass(frozen=True, repr=False)
+class Answer:
+    """A hospital's reply and the array beside it; `problem` says why there is none."""
+
+    node: int
+    reply: wire.Reply | None
+    array: npt.NDArray[np.uint32] | None
+    problem: str = ""
+
+
+class Exchange:
+    """The hospitals that a grid reaches, by node id."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def nodes(self) -> list[int]:
+        return sorted(self._grid.get_node_ids())
+
+    def ask(
+        self, requests: Mapping[int, wire.Request], timeout: float, model: npt.NDArray[np.float32] | None = None
+    ) -> Iterator[Answer]:
+        """Send each node its request (all with the same model, if any) and yield every answer once, in any order.
+
+        Nodes that have not answered after `timeout` seconds are left out; their messages expire then (`ttl`), so that
+        a late node does not act on a stale request. A reply that cannot be read is an answer with a problem.
+        """
+        content = {node: _content(request, model) for node, request in requests.items()}
+        messages = [Message(record, node, MessageType.TRAIN, ttl=timeout) for node, record in content.items()]
+        waiting = dict(zip(self._grid.push_messages(messages), content, strict=True))
+        start = time.monotonic()
+        while waiting and (waited := time.monotonic() - start) < timeout:
+            for message in self._grid.pull_messages(list(waiting)):
+                node = waiting.pop(message.metadata.reply_to_message_id, None)
+                if node is not None:
+                    yield _answer(node, message)
+            if waiting:
+                time.sleep(min(max(_POLL_SHARE * waited, _POLL_SECONDS_MIN), _POLL_SECONDS_MAX))
+
+
+def _content(request: wire.Request, model: npt.NDArray[np.float32] | None) -> RecordDict:
+    record = RecordDict({"request": ConfigRecord({"body": wire.encode(request)})})
+    if model is not None:
+        record["model"] = ArrayRecord({"model": Array(model)})
+    return record
+
+
+def _answer(node: int, message: Message) -> Answer:
+    if message.has_error():
+        return Answer(node, None, None, f"its node reported error {message.error.code}")
+    try:
+        body = message.content.config_records["reply"]["body"]
+        reply = wire.decode_reply(body if isinstance(body, bytes) else b"")
+        arrays = message.content.array_records.get("vector")
+        array = None if arrays is None else arrays["vector"].numpy()
+    except (KeyError, ValueError, TypeError, RemoteProtocolError):
+        return Answer(node, None, None, "its reply cannot be read")
+    if array is not None and (array.dtype != np.uint32 or array.ndim != 1):
+        return Answer(node, None, None, "its vector is not uint32 in one dimension")
+    return Answer(node, reply, array)

@@ -1,0 +1,93 @@
+"""The directory that a run leaves: study, roster, a line per round, result, model, report."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fedmodels.dp.accounting import epsilon_bounds
+from fedmodels.dp.plan import Plan, plan_for
+from fedmodels.errors import UsageError
+from fedmodels.files import write_synced
+from fedmodels.models.artifact import save_model
+from fedmodels.models.registry import build_model
+from fedmodels.models.weights import unflatten
+from fedmodels.report.page import write_report
+from fedmodels.study import Roster, Study
+from server.rounds import Outcome, RoundLine
+
+_PACKAGES = ("fedmodels", "flwr", "torch", "opacus", "cryptography", "dp-accounting", "numpy")
+
+
+class RunDirectory:
+    """A new run directory; refuses one that holds a run already, so that nothing is lost."""
+
+    def __init__(self, path: Path, study: bytes, roster: bytes) -> None:
+        if (path / "rounds.jsonl").exists():
+            raise UsageError("there is a run in this folder already", where=str(path), fix="name a new folder")
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        write_synced(path / "study.toml", study)
+        write_synced(path / "roster.toml", roster)
+        write_synced(path / "rounds.jsonl", b"")
+
+    def add(self, line: RoundLine) -> None:
+        """Append one finished round."""
+        with (self.path / "rounds.jsonl").open("ab") as file:
+            file.write(msgspec.json.encode(line) + b"\n")
+
+    def finish(self, study: Study, roster: Roster, outcome: Outcome) -> dict[str, Any]:
+        """Write model, result and report; returns the content of `result.json`."""
+        model = build_model(study)
+        unflatten(model, outcome.model)
+        save_model(self.path, model, study)
+        text = json.dumps(_result(study, roster, outcome), indent=2)
+        write_synced(self.path / "result.json", text.encode() + b"\n")
+        write_report(self.path)
+        result: dict[str, Any] = json.loads(text)
+        return result
+
+
+def _result(study: Study, roster: Roster, outcome: Outcome) -> dict[str, Any]:
+    seconds = msgspec.to_builtins(outcome.seconds)
+    return {
+        "study": study.study.name,
+        "study_hash": study.digest.hex(),
+        "roster_hash": roster.digest.hex(),
+        "synthetic": study.study.synthetic,
+        "mode": study.privacy.mode,
+        "rounds_completed": study.training.rounds,
+        "hospitals": list(roster.sizes),
+        "dropouts": msgspec.to_builtins(outcome.dropouts),
+        "metrics": outcome.metrics,
+        "privacy": _privacy(study, outcome.asked),
+        "seconds": {"total": sum(seconds.values()), **seconds},
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def _privacy(study: Study, asked: dict[str, int]) -> dict[str, Any]:
+    """What is promised to a patient of each hospital, and whom from. The hospital's own ledger is what counts."""
+    privacy, plan = study.privacy, plan_for(study)
+    common: dict[str, Any] = {"unit": privacy.unit, "adjacency": privacy.adjacency}
+    if plan is None:
+        return {**common, "observer": "nobody: without noise the published model may reveal patients",
+                "delta": None, "epsilon": dict.fromkeys(asked), "steps": 0}  # fmt: skip
+    return {
+        **common,
+        "observer": "everyone, also if secure aggregation were broken and all other hospitals colluded",
+        "delta": plan.delta,
+        "epsilon": {name: _epsilon(plan, releases, privacy.evaluation_epsilon) for name, releases in asked.items()},
+        "epsilon_lower": {name: epsilon_bounds(plan.event(n), plan.delta).lower for name, n in asked.items()},
+        "epsilon_evaluation": privacy.evaluation_epsilon,
+        "noise_multiplier": plan.noise_multiplier,
+        "sampling_rate": plan.sampling_rate,
+        "clip": plan.clip,
+        "steps": max(asked.values()) * plan.steps_per_release,
+    }
+
+
+def _epsilon(plan: Plan, releases: int, evaluation: float) -> float:
+    return plan.epsilon(releases) + evaluation

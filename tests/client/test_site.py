@@ -1,0 +1,197 @@
+"""A hospital's decisions: what it refuses, what it writes before anything leaves, what it never says."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from federations import tiny_federation
+
+from client.contribution import update_vector
+from client.ledger import Ledger
+from client.site import Site, create_site
+from fedmodels import secagg, wire
+from fedmodels.data.dataset import TRAIN
+from fedmodels.data.load import load
+from fedmodels.dp.plan import plan_for
+from fedmodels.errors import FedmodelsError, ProtocolError, Refused, UsageError
+from fedmodels.models.registry import build_model
+from fedmodels.models.weights import flatten
+from fedmodels.secagg.messages import SessionRequest, encode
+
+RUN = bytes(16)
+
+
+class Coordinator:
+    """The least that a coordinator does, by hand, with the real protocol."""
+
+    def __init__(self, sites: list[Site]) -> None:
+        first = sites[0]
+        self.sites = sites
+        terms = secagg.Terms(RUN, first.study.digest, first.roster.keys, 3, 1)
+        self.aggregator = secagg.Aggregator(terms)
+        self.model = flatten(build_model(first.study))
+        for site in sites:
+            reply, _ = site.handle(wire.SetupRequest(RUN, first.study.digest, first.roster.digest), None)
+            assert isinstance(reply, wire.SetupReply)
+            self.aggregator = secagg.collect(self.aggregator, reply.key_message)
+
+    def request(self, kind: wire.Kind = "train", round_: int = 1, number: int | None = None) -> wire.ContributeRequest:
+        self.aggregator, session = secagg.open_session(
+            self.aggregator,
+            number or self.aggregator.next_session,
+            tuple(s.name for s in self.sites),
+            wire.model_digest(kind, round_, self.model),
+            self.model.size + 2,
+        )
+        return wire.ContributeRequest(RUN, kind, round_, session.request, secagg.relay(self.aggregator))
+
+
+def sites_of(tmp_path: Path, *settings: str) -> list[Site]:
+    return [Site(path) for path in tiny_federation(tmp_path, *settings).sites]
+
+
+def snapshot(site: Site) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in site.directory.rglob("*") if p.is_file()}
+
+
+def test_the_ledger_is_written_before_the_state_and_the_state_before_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator = Coordinator(sites_of(tmp_path))
+    site, order = coordinator.sites[0], []
+    monkeypatch.setattr(Ledger, "append", lambda *_: order.append("ledger"))
+    monkeypatch.setattr(Site, "_save", lambda *_: order.append("state"))
+    monkeypatch.setattr(Site, "_log", lambda *_: order.append("log"))
+    site.handle(coordinator.request(), coordinator.model)
+    assert order == ["ledger", "state", "log"]
+
+
+def test_every_upload_is_charged_and_logged_with_its_digest(tmp_path: Path) -> None:
+    coordinator = Coordinator(sites_of(tmp_path))
+    site = coordinator.sites[0]
+    _, vector = site.handle(coordinator.request(), coordinator.model)
+    _, counts = site.handle(coordinator.request("evaluate"), coordinator.model)
+    assert vector is not None
+    assert counts is not None
+    kinds = [(charge.kind, charge.session, charge.steps, charge.pure_epsilon) for charge in site.ledger.charges()]
+    assert kinds == [("train", 1, 2, 0.0), ("evaluate", 2, 0, 1.0)]
+    lines = [json.loads(line) for line in (site.directory / "log.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["setup", "train", "evaluate"]
+    assert lines[1]["bytes"] > vector.nbytes
+
+
+def test_the_same_hospital_trains_with_fresh_noise_each_time(tmp_path: Path) -> None:
+    """Compared before masking. The control: without noise and with the same seed the two are equal."""
+    for mode, same in (("local", 0.05), ("none", 1.0)):
+        site = sites_of(tmp_path / mode, f"privacy.mode={mode}")[0]
+        data, plan = load(site.directory / "data.toml", site.study).part(TRAIN), plan_for(site.study)
+        model = flatten(build_model(site.study))
+        one, two = (
+            update_vector(site.study, site.roster, site.name, data, plan, round_=1, model=model) for _ in range(2)
+        )
+        assert np.mean(one[:-2] == two[:-2]) == pytest.approx(same, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [("study_digest", "study-not-approved"), ("roster_digest", "roster-not-approved")],
+)
+def test_a_set_up_for_something_not_approved_is_refused_and_changes_nothing(
+    tmp_path: Path, change: str, rule: str
+) -> None:
+    site = sites_of(tmp_path)[0]
+    before = snapshot(site)
+    digests = {"study_digest": site.study.digest, "roster_digest": site.roster.digest, change: bytes(32)}
+    with pytest.raises(Refused) as caught:
+        site.handle(wire.SetupRequest(RUN, **digests), None)
+    assert caught.value.rule == rule
+    assert snapshot(site) == before
+
+
+def test_requests_out_of_order_are_refused_and_change_nothing(tmp_path: Path) -> None:
+    coordinator = Coordinator(sites_of(tmp_path))
+    site = coordinator.sites[0]
+    request = coordinator.request()
+    site.handle(request, coordinator.model)
+    before = snapshot(site)
+    again = wire.SetupRequest(RUN, site.study.digest, site.roster.digest)
+    for bad, model in (
+        (request, coordinator.model),  # replayed
+        (again, None),  # second set-up
+        (wire.ContributeRequest(bytes(15) + b"x", "train", 1, request.session), coordinator.model),  # unknown run
+        (wire.ContributeRequest(RUN, "train", 2, b"rubbish"), coordinator.model),
+        (coordinator.request(), None),  # no model
+        (coordinator.request(), coordinator.model[:-1]),  # wrong shape
+        (coordinator.request(), np.full_like(coordinator.model, np.nan)),
+    ):
+        with pytest.raises(FedmodelsError):
+            site.handle(bad, model)
+        assert snapshot(site) == before
+
+
+def test_a_session_below_the_smallest_number_of_hospitals_is_refused(tmp_path: Path) -> None:
+    coordinator = Coordinator(sites_of(tmp_path))
+    site = coordinator.sites[0]
+    lying = encode(SessionRequest(1, tuple(s.name for s in coordinator.sites[:2])))
+    with pytest.raises(ProtocolError, match="at least 3"):
+        site.handle(
+            wire.ContributeRequest(RUN, "train", 1, lying, secagg.relay(coordinator.aggregator)), coordinator.model
+        )
+    assert site.ledger.charges() == []
+
+
+def test_the_budget_ends_the_study_and_no_message_changes_that(tmp_path: Path) -> None:
+    coordinator = Coordinator(sites_of(tmp_path, "training.rounds=1", "federation.max_retries=1"))
+    site = coordinator.sites[0]
+    for _ in range(2):
+        site.handle(coordinator.request(), coordinator.model)
+    site.handle(coordinator.request("evaluate"), coordinator.model)
+    before = snapshot(site)
+    for kind in ("train", "evaluate"):
+        with pytest.raises(Refused) as caught:
+            site.handle(coordinator.request(kind), coordinator.model)
+        assert caught.value.rule == "study-epsilon"
+    assert snapshot(site) == before
+
+
+def test_without_privacy_a_hospital_contributes_once_to_the_same_model(tmp_path: Path) -> None:
+    coordinator = Coordinator(sites_of(tmp_path, "privacy.mode=none"))
+    site = coordinator.sites[0]
+    site.handle(coordinator.request(), coordinator.model)
+    with pytest.raises(Refused) as caught:
+        site.handle(coordinator.request(), coordinator.model)
+    assert caught.value.rule == "same-model-twice"
+    coordinator.model = coordinator.model + np.float32(0.1)
+    site.handle(coordinator.request(), coordinator.model)
+
+
+def test_private_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    site = Coordinator(sites_of(tmp_path)).sites[0]
+    for path in (site.directory / "identity.key", *(site.directory / "runs").iterdir()):
+        assert os.stat(path).st_mode & 0o077 == 0, path
+
+
+def test_a_site_is_never_made_over_another(tmp_path: Path) -> None:
+    create_site(tmp_path / "a", "a")
+    with pytest.raises(UsageError, match="already"):
+        create_site(tmp_path / "a", "b")
+
+
+def test_a_roster_without_this_hospitals_own_key_is_not_approved(tmp_path: Path) -> None:
+    site = sites_of(tmp_path)[0]
+    create_site(tmp_path / "stranger", site.name)
+    study, roster = ((site.directory / "approved" / f).read_bytes() for f in ("study.toml", "roster.toml"))
+    with pytest.raises(UsageError, match="own key"):
+        Site(tmp_path / "stranger").approve(study, roster)
+
+
+def test_a_change_of_one_byte_in_the_approved_study_ends_the_run(tmp_path: Path) -> None:
+    coordinator = Coordinator(sites_of(tmp_path))
+    path = coordinator.sites[0].directory / "approved" / "study.toml"
+    path.write_text(path.read_text().replace("learning_rate = 0.5", "learning_rate = 0.6"))
+    site = Site(coordinator.sites[0].directory)
+    with pytest.raises(Refused) as caught:
+        site.handle(coordinator.request(), coordinator.model)
+    assert caught.value.rule == "approval-changed"
