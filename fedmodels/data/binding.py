@@ -1,0 +1,242 @@
+"""`data.toml`: where a hospital's records lie and which columns mean what. The same file format everywhere.
+
+Relative paths are relative to the binding file. A leading `$FEDMODELS_DATA` stands for the folder of public data sets:
+the environment variable, else the first of `data` and `../shared/data` that exists below the working directory or the
+repository. No other variable is expanded, so that a binding means the same for every user of a machine.
+"""
+
+import codecs
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from fedmodels import strict_toml
+from fedmodels.errors import DataError, FileError
+from fedmodels.files import read_text
+from fedmodels.study import Strict
+
+ROW = "row"
+_VARIABLE = "$FEDMODELS_DATA"
+
+Text = Annotated[str, Meta(min_length=1)]
+Fraction = Annotated[float, Meta(gt=0.0, lt=1.0)]
+ArrayNames = Annotated[tuple[Text, ...], Meta(min_length=2, max_length=3)]
+
+
+class Split(Strict, frozen=True):
+    """`[split]`: which patients are test patients. Exactly one of three ways.
+
+    test_fraction: by a salted hash of the patient, so that new patients never move old ones; or
+    column: of the data itself, holding the words `train` and `test`; or
+    file + patient + column: a CSV that lists patients, narrowed by `where`; patients that it does not list are unused.
+    """
+
+    test_fraction: Fraction | None = None
+    column: str = ""
+    file: str = ""
+    patient: str = ""
+    where: dict[str, str] = msgspec.field(default_factory=dict)
+    train: str = "train"
+    test: str = "test"
+
+    def __post_init__(self) -> None:
+        if (self.test_fraction is None) == (not self.column):
+            raise ValueError("give either `test_fraction` or `column`")
+        if bool(self.file) != bool(self.patient):
+            raise ValueError("a split `file` needs the name of its `patient` column, and the other way round")
+        if self.file and not self.column:
+            raise ValueError("a split `file` needs the `column` that holds the words for train and test")
+        if self.where and not self.file:
+            raise ValueError("`split.where` narrows a split `file`; to narrow the data itself use `[where]`")
+        if self.train == self.test:
+            raise ValueError("`train` and `test` must be different words")
+
+
+class RecordColumns(Strict, frozen=True):
+    """`[columns]` of a table. patient = "row": every row is a patient of its own, numbered from 0."""
+
+    patient: Text
+    label: Text
+
+
+class TextColumns(Strict, frozen=True):
+    """`[columns]` of texts. Several text columns are read one after the other, as if written on separate lines."""
+
+    patient: Text
+    label: Text
+    text: Annotated[tuple[Text, ...], Meta(min_length=1)]
+
+
+class ImageColumns(Strict, frozen=True):
+    """`[columns]` of the index of an image folder. file: path relative to the folder."""
+
+    patient: Text
+    label: Text
+    file: Text
+
+
+class SeriesColumns(Strict, frozen=True):
+    """`[columns]` of long-format series: the first four in the measurements; patient and label in the outcomes."""
+
+    patient: Text = "patient"
+    time: Text = "time"
+    variable: Text = "variable"
+    value: Text = "value"
+    label: Text = "label"
+
+
+def _check_encoding(encoding: str) -> None:
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise ValueError("unknown `encoding`: use a name such as utf-8, gb18030 or latin-1") from None
+
+
+class Common(Strict, frozen=True, kw_only=True):
+    """Keys of every kind of binding.
+
+    labels: study label of each value in the data; empty when the data holds the study's labels themselves.
+    where: only records whose column has this value. patients: a file that lists the only patients to use, one a line.
+    encoding: of the text files that the binding names.
+    """
+
+    path: Text
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    where: dict[str, str] = msgspec.field(default_factory=dict)
+    patients: str = ""
+    encoding: str = "utf-8"
+
+    def __post_init__(self) -> None:
+        _check_encoding(self.encoding)
+
+
+class ImageFolder(Common, frozen=True, tag="image-folder", tag_field="kind", kw_only=True):
+    """Image files below the folder `path`, listed in the CSV `index`."""
+
+    index: Text
+    columns: ImageColumns
+    split: Split
+
+
+class ImageNpz(Common, frozen=True, tag="image-npz", tag_field="kind", kw_only=True):
+    """An uncompressed or compressed NPZ. train, test: names of the arrays of images, labels and, optionally, patients.
+
+    Without arrays of patients, `patient = "row"` says that every image is of another patient; they are numbered from 0
+    through train and then test.
+    """
+
+    train: ArrayNames
+    test: ArrayNames | None = None
+    patient: Literal["row"] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = {len(names) for names in (self.train, self.test) if names}
+        if sizes != ({2} if self.patient else {3}):
+            raise ValueError(
+                'name three arrays per split (images, labels, patients), or two and `patient = "row"` if every image '
+                "is of another patient"
+            )
+        if self.where:
+            raise ValueError("`where` needs columns, which an NPZ does not have")
+
+
+class SeriesLong(Common, frozen=True, tag="series-long", tag_field="kind", kw_only=True):
+    """A CSV with one measurement per row, and a CSV `outcomes` with one patient per row.
+
+    time_unit: of the time since admission; "hh:mm" is hours and minutes. missing: values that mean not measured.
+    `where` and a split column name columns of the outcomes, `where` also statics of the study.
+    """
+
+    outcomes: Text
+    split: Split
+    columns: SeriesColumns = SeriesColumns()
+    time_unit: Literal["minutes", "hours", "hh:mm"] = "minutes"
+    missing: tuple[str, ...] = ("",)
+
+
+class SeriesPhysionet2012(Common, frozen=True, tag="series-physionet2012", tag_field="kind", kw_only=True):
+    """PhysioNet/CinC Challenge 2012: a folder or .tar.gz with one text file per stay, and the `outcomes` file."""
+
+    outcomes: Text
+    split: Split
+
+
+class TextCsv(Common, frozen=True, tag="text-csv", tag_field="kind", kw_only=True):
+    """A CSV with one text per row."""
+
+    columns: TextColumns
+    split: Split
+
+
+class TableCsv(Common, frozen=True, tag="table-csv", tag_field="kind", kw_only=True):
+    """A CSV with one record per row. header: column names of a file without a first line of names."""
+
+    columns: RecordColumns
+    split: Split
+    header: tuple[Text, ...] = ()
+    missing: tuple[str, ...] = ("",)
+
+
+RowBinding = ImageFolder | SeriesLong | SeriesPhysionet2012 | TextCsv | TableCsv
+DataBinding = RowBinding | ImageNpz
+
+
+def parse_binding(text: str, source: str = "data.toml") -> DataBinding:
+    """The binding in a TOML text; `FileError` names file, line, key and expectation."""
+    return strict_toml.decode(text, DataBinding, source)  # type: ignore[arg-type]
+
+
+def read_binding(path: Path) -> DataBinding:
+    """The binding in a file, all its paths made absolute."""
+    binding = parse_binding(read_text(path), str(path))
+    found = {key: str(resolve(value, path)) for key, value in _paths(binding)}
+    if (split := getattr(binding, "split", None)) is not None and split.file:
+        found["split"] = msgspec.structs.replace(split, file=str(resolve(split.file, path)))
+    return msgspec.structs.replace(binding, **found)
+
+
+def sources(binding: DataBinding) -> list[Path]:
+    """Every file or folder that the records are read from; the list of patients is not among them."""
+    paths = [Path(value) for key, value in _paths(binding) if key != "patients"]
+    split: Split | None = getattr(binding, "split", None)
+    return [*paths, Path(split.file)] if split is not None and split.file else paths
+
+
+def resolve(value: str, binding: Path) -> Path:
+    """The absolute path that `value` means in the file `binding`."""
+    parts = Path(value).parts
+    if parts and parts[0] == _VARIABLE:
+        return data_root(os.environ, Path.cwd()).joinpath(*parts[1:]).absolute()
+    if value.startswith("$"):
+        raise FileError(
+            "a path starts with a variable that bindings do not know",
+            where=str(binding),
+            fix=f"only {_VARIABLE} is expanded; write the path out",
+        )
+    return (binding.parent / value).absolute()
+
+
+def data_root(environment: Mapping[str, str], working_directory: Path) -> Path:
+    """The folder that `$FEDMODELS_DATA` stands for; `DataError` says how to set it when there is none."""
+    if chosen := environment.get(_VARIABLE[1:]):
+        return Path(chosen)
+    for root in (working_directory, Path(__file__).parents[2]):
+        for candidate in (root / "data", root.parent / "shared" / "data"):
+            if candidate.is_dir():
+                return candidate
+    raise DataError(
+        f"{_VARIABLE} is not set, and there is no folder `data` here",
+        where=str(working_directory),
+        fix=f"run `fedmodels data fetch`, or set {_VARIABLE[1:]} to the folder that holds the public data sets",
+    )
+
+
+def _paths(binding: DataBinding) -> Iterator[tuple[str, str]]:
+    for key in ("path", "index", "outcomes", "patients"):
+        if value := getattr(binding, key, ""):
+            yield key, value

@@ -1,0 +1,108 @@
+"""`load`: a data binding and a study in, one `Dataset` out."""
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from fedmodels.data.binding import (
+    DataBinding,
+    ImageFolder,
+    ImageNpz,
+    SeriesLong,
+    SeriesPhysionet2012,
+    TableCsv,
+    TextCsv,
+    read_binding,
+    sources,
+)
+from fedmodels.data.csvfile import check_exists
+from fedmodels.data.dataset import Dataset
+from fedmodels.data.images import read_image_folder, read_image_npz
+from fedmodels.data.series import read_series
+from fedmodels.data.table import read_table
+from fedmodels.data.text import read_texts
+from fedmodels.errors import DataError
+from fedmodels.files import read_text
+from fedmodels.study import About, ImageInput, Input, SeriesInput, TableInput, TextInput
+
+_CACHED_POOLS = 8
+_pools: OrderedDict[bytes, Dataset] = OrderedDict()
+
+
+class Described(Protocol):
+    """What says how records become input and labels: a study, or the card of a trained model."""
+
+    @property
+    def study(self) -> About: ...
+
+    @property
+    def input(self) -> Input: ...
+
+
+def load(binding_path: Path, study: Described) -> Dataset:
+    """The records of one site in the study's form, for training and evaluation alike; see `Dataset`.
+
+    Raises `FileError` for a malformed binding and `DataError` for data that do not fit it or the study; both name file
+    and column and give counts, never values. A split without patients is fine, a site without any is not.
+
+    The pool of records is kept in the process and read again when a source file changes. Bindings that differ only in
+    `patients` share it: many simulated hospitals on one pool read it once. Callers must not write into the arrays.
+    """
+    binding = read_binding(binding_path)
+    pool = msgspec.structs.replace(binding, patients="")
+    key = _key(pool, study)
+    if key not in _pools:
+        _pools[key] = _read(pool, study, binding_path)
+        while len(_pools) > _CACHED_POOLS:
+            _pools.popitem(last=False)
+    _pools.move_to_end(key)
+    data = _pools[key]
+    if binding.patients:
+        names = frozenset(line.strip() for line in read_text(Path(binding.patients)).splitlines() if line.strip())
+        data, total = data.of_patients(names), len(data)
+        if not len(data):
+            raise DataError(
+                f"none of {total} records is of one of the {len(names)} patients listed",
+                where=binding.patients,
+                fix="check that the list names patients as the data do, one per line",
+            )
+    if not len(data):
+        raise DataError("there are no records", where=str(binding_path), fix="check what the data binding points at")
+    return data
+
+
+def _key(pool: DataBinding, study: Described) -> bytes:
+    states = [_state(path) for path in sources(pool)]
+    return msgspec.json.encode((pool, study.input, study.study.labels, states), order="sorted")
+
+
+def _state(path: Path) -> tuple[str, int, int, int]:
+    """Path, number of files, newest change and bytes in all of a file or folder."""
+    check_exists(path)
+    files = [file.stat() for file in path.rglob("*")] if path.is_dir() else [path.stat()]
+    newest = max((file.st_mtime_ns for file in files), default=0)
+    return str(path), len(files), newest, sum(file.st_size for file in files)
+
+
+def _read(binding: DataBinding, study: Described, path: Path) -> Dataset:
+    labels = study.study.labels
+    match binding, study.input:
+        case ImageFolder(), ImageInput():
+            return read_image_folder(binding, study.input, labels)
+        case ImageNpz(), ImageInput():
+            return read_image_npz(binding, study.input, labels)
+        case SeriesLong() | SeriesPhysionet2012(), SeriesInput():
+            return read_series(binding, study.input, labels)
+        case TextCsv(), TextInput():
+            return read_texts(binding, study.input, labels)
+        case TableCsv(), TableInput():
+            return read_table(binding, study.input, labels)
+        case _:
+            kind, modality = (value.__struct_config__.tag for value in (binding, study.input))
+            raise DataError(
+                f"the data binding has kind `{kind}`, the study's input has modality `{modality}`",
+                where=str(path),
+                fix="point the binding at data of the study's modality",
+            )

@@ -1,0 +1,167 @@
+"""The commands that simulate, as a person uses them: find the data, show progress, print one table."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedmodels.errors import UsageError
+from fedmodels.files import read_text
+from fedmodels.settings import apply_settings
+from fedmodels.study import Study, parse_study
+from server.rounds import RoundLine
+from simulations.cohorts import Kind, read_cohort, write_cohort
+from simulations.federation import HospitalData, build_federation, natural, partitioned
+from simulations.partition import Partition
+from simulations.simulate import Backend, add_exact_metrics, run_federation
+
+_STUDIES = Path(__file__).parent / "studies"
+_METRICS = ("accuracy", "auroc", "auprc", "macro_f1", "ece", "loss", "n")
+_console = Console()
+
+
+def simulate(
+    name: str, out: Path, sites: Sequence[str], data: Path | None, partition: str, backend: str, settings: Sequence[str]
+) -> None:
+    """Run a whole study on this machine and leave the run directory `out`, which must be new."""
+    if backend not in get_args(Backend):
+        raise UsageError(f"unknown backend `{backend}`", where="--backend", fix="use local or ray")
+    if out.exists() and any(out.iterdir()):
+        raise UsageError("the folder is not empty", where=str(out), fix="name a new folder for this run")
+    file = _study_file(name)
+    number, folders = _sites(sites)
+    if number:
+        settings = [*settings, f"federation.hospitals={number}"]
+    elif folders:
+        settings = [*settings, f"federation.hospitals={len(folders)}"]
+    text = apply_settings(read_text(file), settings)
+    study = parse_study(text, str(file))
+    with _console.status("preparing the hospitals' data"):
+        hospitals = _hospitals(study, file, folders, data, Partition.parse(partition), out, divide=bool(number))
+        federation = build_federation(study, text.encode(), hospitals, out)
+    _announce(study)
+    start = time.monotonic()
+    with _progress() as progress:
+        task = progress.add_task("setting up", total=study.training.rounds)
+
+        def on_round(line: RoundLine) -> None:
+            progress.update(task, completed=line.round, description=_describe(line))
+
+        run_federation(federation, out, backend, on_round)  # type: ignore[arg-type]  # checked above
+    result = add_exact_metrics(study, federation, out)
+    _print_result(result, out, time.monotonic() - start)
+
+
+def data_synthetic(kind: str, out: Path, hospitals: int, patients: int, seed: int) -> None:
+    """Write a SYNTHETIC cohort."""
+    if kind not in get_args(Kind):
+        raise UsageError(f"unknown kind `{kind}`", fix=f"use one of {', '.join(get_args(Kind))}")
+    for binding in write_cohort(kind, out, hospitals, patients, seed):  # type: ignore[arg-type]  # checked above
+        _console.print(str(binding))
+
+
+def _study_file(name: str) -> Path:
+    bundled = _STUDIES / name / "study.toml"
+    if bundled.is_file():
+        return bundled
+    path = Path(name)
+    if path.is_dir():
+        path = path / "study.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(folder.parent.name for folder in _STUDIES.glob("*/study.toml")))
+        raise UsageError(f"no study `{name}`", fix=f"give a study file, or one of the bundled studies: {known}")
+    return path
+
+
+def _sites(sites: Sequence[str]) -> tuple[int, list[Path]]:
+    """`--sites`: either a number of hospitals, or folders (or bindings), one per hospital."""
+    if len(sites) == 1 and sites[0].isdigit():
+        if int(sites[0]) < 1:
+            raise UsageError("at least one hospital is needed", where="--sites")
+        return int(sites[0]), []
+    paths = [Path(site) / "data.toml" if Path(site).is_dir() else Path(site) for site in sites]
+    for path in paths:
+        if not path.is_file():
+            raise UsageError("no data binding there", where=f"--sites {path}", fix="name folders that hold a data.toml")
+    return 0, paths
+
+
+def _hospitals(
+    study: Study, file: Path, folders: list[Path], data: Path | None, partition: Partition, out: Path, *, divide: bool
+) -> list[HospitalData]:
+    """Where the hospitals' data come from: folders named, a binding named, or what lies beside the study file."""
+    count = study.federation.hospitals
+    if folders:
+        return natural(folders)
+    if data is not None:
+        return partitioned(study, data, count, partition)
+    folder = file.parent
+    if (folder / "cohort.toml").is_file():
+        cohort = read_cohort(folder / "cohort.toml")
+        return natural(write_cohort(cohort.kind, out / "cohort", count, cohort.patients_per_hospital, cohort.seed))
+    if (folder / "data.toml").is_file():
+        return partitioned(study, folder / "data.toml", count, partition)
+    if bindings := sorted((folder / "sites").glob("*.toml")):
+        if divide and count != len(bindings):
+            raise UsageError(
+                f"this study has {len(bindings)} natural hospitals", where=f"--sites {count}", fix="leave --sites out"
+            )
+        return natural(bindings)
+    raise UsageError(
+        "no data for this study", where=str(folder), fix="name folders with --sites, or a pooled binding with --data"
+    )
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=_console,
+    )  # fmt: skip
+
+
+def _describe(line: RoundLine) -> str:
+    if line.epsilon is not None:
+        return f"round {line.round}  epsilon {line.epsilon:.2f}"
+    return f"round {line.round}  loss {line.loss:.3f}"
+
+
+def _announce(study: Study) -> None:
+    synthetic = " on SYNTHETIC data" if study.study.synthetic else ""
+    _console.print(
+        f"[bold]{study.study.name}[/]: {study.model.name} at {study.federation.hospitals} hospitals{synthetic}, "
+        f"privacy mode [bold]{study.privacy.mode}[/], updates securely aggregated"
+    )
+
+
+def _print_result(result: dict[str, Any], out: Path, seconds: float) -> None:
+    synthetic = " (SYNTHETIC data)" if result["synthetic"] else ""
+    table = Table(title=f"{result['study']}{synthetic}: {result['rounds_completed']} rounds, mode {result['mode']}")
+    table.add_column("")
+    for metric in _METRICS:
+        table.add_column(metric, justify="right")
+    simulation = result["simulation"]
+    table.add_row("from secure counts", *_row(result["metrics"]))
+    table.add_row("exact, pooled (simulation only)", *_row(simulation["metrics"]))
+    for hospital, metrics in simulation["per_hospital"].items():
+        table.add_row(f"  {hospital}", *_row(metrics))
+    _console.print(table)
+    privacy = result["privacy"]
+    if result["mode"] == "none":
+        _console.print("[bold red]No privacy is promised[/]: mode `none` is a baseline.")
+    else:
+        worst = max(privacy["epsilon"].values())
+        _console.print(
+            f"Every {privacy['unit']} of every hospital: epsilon {worst:.2f} (evaluation included) at delta "
+            f"{privacy['delta']:g}, against {privacy['observer']}."
+        )
+    if result["dropouts"]:
+        _console.print(f"{len(result['dropouts'])} dropouts, see the report.")
+    _console.print(f"{seconds:.0f} s. Run directory: {out}  report: {out / 'report.html'}")
+
+
+def _row(metrics: dict[str, float]) -> list[str]:
+    return [("" if m not in metrics else f"{metrics[m]:.0f}" if m == "n" else f"{metrics[m]:.3f}") for m in _METRICS]

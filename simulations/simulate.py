@@ -1,0 +1,102 @@
+"""`fedmodels simulate`: a whole study on one machine, through the same server and client code as in deployment."""
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from client.app import register
+from fedmodels.data.dataset import TEST
+from fedmodels.data.load import load
+from fedmodels.errors import FedmodelsError, RunError, UsageError
+from fedmodels.evaluation.exact import exact_metrics
+from fedmodels.files import write_synced
+from fedmodels.models.artifact import load_model
+from fedmodels.models.batches import predict
+from fedmodels.report.page import write_report
+from fedmodels.study import Study
+from server.app import OnRound, run_study
+from simulations.federation import Federation
+from simulations.localgrid import LocalGrid
+
+Backend = Literal["local", "ray"]
+
+
+def run_federation(federation: Federation, out: Path, backend: Backend, on_round: OnRound) -> dict[str, Any]:
+    """Run the study of `federation` and leave a run directory at `out`; returns the content of `result.json`."""
+    if backend == "ray":
+        return _run_ray(federation, out, on_round)
+    grid = LocalGrid(register(ClientApp()), [{"site": str(site)} for site in federation.sites])
+    try:
+        return run_study(grid, federation.study_file, federation.roster_file, out, on_round)
+    finally:
+        grid.close()
+
+
+def _run_ray(federation: Federation, out: Path, on_round: OnRound) -> dict[str, Any]:
+    """The same through Flower's simulation engine, with the hospitals in Ray's worker processes."""
+    try:
+        import ray  # noqa: F401
+        from flwr.simulation import run_simulation
+    except ImportError:
+        raise UsageError("Ray is not installed", where="--backend ray", fix="pip install 'fedmodels[ray]'") from None
+    sites = [str(site.resolve()) for site in federation.sites]
+    client = register(ClientApp(), lambda context: Path(sites[int(context.node_config["partition-id"])]))
+    server, outcome = ServerApp(), _Outcome()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signature
+        outcome.keep(lambda: run_study(grid, federation.study_file, federation.roster_file, out, on_round))
+
+    cores = os.cpu_count() or 1
+    run_simulation(server, client, len(sites), backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                   "init_args": {"num_cpus": cores, "include_dashboard": False}})  # fmt: skip
+    return outcome.get()
+
+
+class _Outcome:
+    """Carries the result, or the error that a person should see, out of the thread that Flower runs a ServerApp in."""
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._result: dict[str, Any] = {}
+        self._error: FedmodelsError | None = None
+
+    def keep(self, work: Callable[[], dict[str, Any]]) -> None:
+        try:
+            self._result = work()
+        except FedmodelsError as error:
+            self._error = error
+        self._done.set()
+
+    def get(self) -> dict[str, Any]:
+        if self._error:
+            raise self._error
+        if not self._done.is_set():
+            raise RunError("the simulation ended without a result", where="Ray", fix="try `--backend local`")
+        return self._result
+
+
+def add_exact_metrics(study: Study, federation: Federation, out: Path) -> dict[str, Any]:
+    """Put metrics that only a simulation can have into `result.json`: exact ones, pooled and per hospital."""
+    model, _ = load_model(out)
+    parts = {site.name: load(site / "data.toml", study).part(TEST) for site in federation.sites}
+    scored = {name: (predict(model, data, study.input), data.y) for name, data in parts.items() if len(data)}
+    result: dict[str, Any] = json.loads((out / "result.json").read_text())
+    result["simulation"] = {
+        "about": "computed from the test records of all hospitals in one place: possible in a simulation only",
+        "metrics": exact_metrics(
+            np.concatenate([p for p, _ in scored.values()]), np.concatenate([y for _, y in scored.values()])
+        ),
+        "per_hospital": {name: exact_metrics(p, y) for name, (p, y) in scored.items()},
+    }
+    write_synced(out / "result.json", json.dumps(result, indent=2).encode() + b"\n")
+    write_report(out)
+    return result

@@ -1,0 +1,137 @@
+import io
+
+import numpy as np
+import pytest
+from data_files import read
+from PIL import Image
+
+from fedmodels.data.dataset import TEST, TRAIN
+from fedmodels.errors import DataError, FedmodelsError
+from fedmodels.study import ImageInput
+
+GREY = ImageInput(height=8, width=10)
+COLOUR = ImageInput(height=8, width=10, channels=3)
+PIXELS = np.arange(240, dtype=np.uint8).reshape(3, 8, 10)
+NPZ = """
+kind = "image-npz"
+path = "a.npz"
+train = ["train_images", "train_labels"]
+test = ["test_images", "test_labels"]
+patient = "row"
+[labels]
+0 = "absent"
+1 = "disease"
+"""
+FOLDER = """
+kind = "image-folder"
+path = "images"
+index = "index.csv"
+[columns]
+patient = "patient"
+label = "label"
+file = "file"
+[split]
+column = "split"
+"""
+INDEX = "file,patient,label,split\na.png,p,absent,train\nsub/b.png,q,disease,test\n"
+SECRET = "Xsecret9"
+
+
+def npz(**arrays):
+    buffer = io.BytesIO()
+    parts = {"train_images": PIXELS[:2], "train_labels": np.array([[0], [1]]), "test_images": PIXELS[2:]}
+    np.savez(buffer, **(parts | {"test_labels": np.array([1])} | arrays))
+    return buffer.getvalue()
+
+
+def test_arrays_of_the_studys_size_are_kept_bit_for_bit(tmp_path):
+    data = read(tmp_path, GREY, NPZ, a__npz=npz())
+    assert data.x.dtype == np.uint8
+    assert np.array_equal(data.x, PIXELS[:, None])
+    assert data.y.tolist() == [0, 1, 1]
+    assert data.split.tolist() == [TRAIN, TRAIN, TEST]
+    assert data.patients.tolist() == ["0", "1", "2"]
+    assert data.lengths is None
+
+
+def test_arrays_are_resized_and_converted_to_what_the_study_asks_for(tmp_path):
+    assert read(tmp_path, COLOUR, NPZ, a__npz=npz()).x.shape == (3, 3, 8, 10)
+    data = read(tmp_path, ImageInput(height=16, width=12), NPZ, a__npz=npz())
+    expected = Image.fromarray(PIXELS[0]).resize((12, 16), Image.Resampling.BILINEAR)
+    assert np.array_equal(data.x[0, 0], np.asarray(expected))
+    (tmp_path / "colour").mkdir()
+    colours = np.stack([PIXELS] * 3, axis=-1)
+    same = read(tmp_path / "colour", GREY, NPZ, a__npz=npz(train_images=colours[:2], test_images=colours[2:]))
+    assert np.array_equal(same.x, PIXELS[:, None])
+
+
+def test_patients_may_have_an_array_of_their_own_and_must_not_be_in_both_splits(tmp_path):
+    binding = NPZ.replace('patient = "row"\n', "").replace('_labels"]', '_labels", "PART_who"]')
+    binding = binding.replace("PART", "train", 1).replace("PART", "test", 1)
+    who = {"train_who": np.array(["a", "a"]), "test_who": np.array(["b"])}
+    assert read(tmp_path, GREY, binding, a__npz=npz(**who)).patients.tolist() == ["a", "a", "b"]
+    with pytest.raises(DataError, match="both the training and the test split"):
+        read(tmp_path, GREY, binding, a__npz=npz(train_who=who["train_who"], test_who=np.array(["a"]), more=PIXELS))
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"not a zip", "is not an NPZ"),
+        (npz()[:-40], "is not an NPZ"),
+        (npz(train_labels=np.array([{}, {}], dtype=object)), "is not an NPZ of plain arrays"),
+        (npz(train_images=PIXELS[:2].astype(np.float32)), "array `train_images` is float32[2, 8, 10], not uint8"),
+        (npz(train_images=PIXELS[0]), "array `train_images` is uint8[8, 10]"),
+        (npz(train_labels=np.array([0, 1, 1])), "array `train_labels` is int64[3]"),
+        (npz(train_labels=np.array([0.0, 1.0])), "array `train_labels` is float64[2]"),
+        (npz(train_labels=np.array([0, 77])), "1 of 3 records have a label that is not in the binding's"),
+    ],
+)
+def test_bad_arrays_are_refused(tmp_path, content, named):
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, GREY, NPZ, a__npz=content)
+    assert named in str(caught.value)
+    assert "77" not in repr(caught.value)
+
+
+def test_an_absent_array_is_named(tmp_path):
+    with pytest.raises(DataError, match="no array val_images"):
+        read(tmp_path, GREY, NPZ.replace("test_images", "val_images"), a__npz=npz())
+
+
+def _folder(tmp_path, second):
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    Image.fromarray(PIXELS[0]).save(tmp_path / "images" / "a.png")
+    second.save(tmp_path / "images" / "sub" / "b.png")
+
+
+def test_image_files_are_read_in_the_order_of_the_index(tmp_path):
+    _folder(tmp_path, Image.fromarray(np.stack([PIXELS[1]] * 3, axis=-1)))
+    data = read(tmp_path, GREY, FOLDER, index__csv=INDEX)
+    assert np.array_equal(data.x, PIXELS[:2, None])
+    assert data.patients.tolist() == ["p", "q"]
+    assert data.split.tolist() == [TRAIN, TEST]
+    assert read(tmp_path, COLOUR, FOLDER, index__csv=INDEX).x.shape == (2, 3, 8, 10)
+
+
+def test_an_image_with_more_than_8_bits_is_refused_rather_than_cut_off(tmp_path):
+    _folder(tmp_path, Image.fromarray(PIXELS[1].astype(np.uint16) * 256))
+    with pytest.raises(DataError, match="1 of 2 images are absent, unreadable or not 8 bits"):
+        read(tmp_path, GREY, FOLDER, index__csv=INDEX)
+
+
+def test_absent_and_broken_images_are_counted_and_found_by_row_not_by_name(tmp_path):
+    _folder(tmp_path, Image.fromarray(PIXELS[1]))
+    (tmp_path / "images" / f"{SECRET}.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    index = INDEX.replace("sub/b.png", f"{SECRET}.png") + f"{SECRET}2.png,r,absent,train\n"
+    with pytest.raises(DataError, match=r"2 of 3 images .* in data row 2") as caught:
+        read(tmp_path, GREY, FOLDER, index__csv=index)
+    assert SECRET not in repr(caught.value)
+
+
+def test_an_absent_folder_or_column_is_named(tmp_path):
+    with pytest.raises(FedmodelsError, match="images: no such file or folder"):
+        read(tmp_path, GREY, FOLDER, index__csv=INDEX)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match="no column `file`"):
+        read(tmp_path, GREY, FOLDER, index__csv=INDEX.replace("file", "path"))

@@ -1,0 +1,79 @@
+import string
+
+import pytest
+from data_files import read
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedmodels.data.text import tokenise
+from fedmodels.errors import DataError
+from fedmodels.study import TextInput
+
+INPUT = TextInput(vocabulary=4096, max_tokens=6)
+BINDING = """
+kind = "text-csv"
+path = "t.csv"
+[columns]
+patient = "row"
+label = "label"
+text = ["title", "ask"]
+[split]
+test_fraction = 0.5
+"""
+
+
+def test_the_buckets_of_words_are_the_same_in_every_version():
+    assert tokenise("发热 fever 39", INPUT) == EXPECTED_BUCKETS
+
+
+# Written down once: a model's embedding means nothing under another hash.
+EXPECTED_BUCKETS = [1282, 965, 986, 172]
+
+
+def test_every_han_character_and_every_other_word_is_a_token():
+    wide = TextInput(vocabulary=1 << 22, max_tokens=50)
+    tokens = tokenise("乙肝HBV-DNA 阳性，fever。", wide)
+    assert tokens == [tokenise(word, wide)[0] for word in ("乙", "肝", "hbv", "dna", "阳", "性", "fever")]
+    assert len(set(tokens)) == 7
+
+
+def test_width_case_and_punctuation_do_not_matter():
+    assert tokenise("ＦＥＶＥＲ，　39", INPUT) == tokenise("fever 39!", INPUT)
+
+
+@given(st.text(max_size=200))
+def test_tokens_are_buckets_above_padding_and_no_more_than_asked_for(text):
+    tokens = tokenise(text, INPUT)
+    assert len(tokens) <= INPUT.max_tokens
+    assert all(1 <= token < INPUT.vocabulary for token in tokens)
+
+
+@given(st.text(string.ascii_letters + string.punctuation + " 咳嗽发热", max_size=40))
+def test_a_longer_limit_only_adds_tokens_at_the_end(text):
+    longer = tokenise(text, TextInput(vocabulary=4096, max_tokens=100))
+    assert tokenise(text, INPUT) == longer[: INPUT.max_tokens]
+
+
+def test_texts_are_padded_with_zeros_and_text_columns_follow_each_other(tmp_path):
+    content = "label,title,ask\nabsent,咳嗽,no fever\ndisease,cough,\n".encode("gb18030")
+    data = read(tmp_path, INPUT, 'encoding = "gb18030"' + BINDING, t__csv=content)
+    assert data.x.dtype == "int32"
+    assert data.x.tolist() == [[*tokenise("咳嗽no fever", INPUT), 0, 0], [*tokenise("cough", INPUT), 0, 0, 0, 0, 0]]
+    assert data.lengths.tolist() == [4, 1]
+    assert data.y.tolist() == [0, 1]
+
+
+def test_a_wrong_encoding_is_named_and_not_guessed(tmp_path):
+    with pytest.raises(DataError, match="is not utf-8 text") as caught:
+        read(tmp_path, INPUT, BINDING, t__csv="label,title,ask\nabsent,咳嗽,x\n".encode("gb18030"))
+    assert "encoding" in caught.value.fix
+
+
+def test_a_byte_order_mark_does_not_change_the_first_column(tmp_path):
+    data = read(tmp_path, INPUT, BINDING, t__csv="\ufefflabel,title,ask\nabsent,a,b\n")
+    assert data.y.tolist() == [0]
+
+
+def test_records_without_a_word_are_counted_and_refused(tmp_path):
+    with pytest.raises(DataError, match="1 of 2 records have no word in column title, ask"):
+        read(tmp_path, INPUT, BINDING, t__csv="label,title,ask\nabsent,a,b\ndisease,。。,\n")
