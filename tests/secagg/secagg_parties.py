@@ -1,0 +1,71 @@
+"""Hospitals and a coordinator for the tests of secure aggregation, with reproducible randomness."""
+
+import hashlib
+import itertools
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedmodels import secagg
+
+MODEL = hashlib.sha256(b"global model").digest()
+OTHER_MODEL = hashlib.sha256(b"another model").digest()
+
+
+def randomness(seed):
+    """A reproducible stand-in for `secrets.token_bytes`."""
+    count = itertools.count()
+    return lambda n: hashlib.shake_256(f"{seed}/{next(count)}".encode()).digest(n)
+
+
+def names(n):
+    return tuple(f"hospital-{i}" for i in range(n))
+
+
+def identity(name):
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
+
+
+def public(name):
+    return identity(name).public_key().public_bytes_raw()
+
+
+def make_terms(n, least=2, colluding=0, run=b"r" * 16):
+    return secagg.Terms(run, b"s" * 32, {name: public(name) for name in names(n)}, least, colluding)
+
+
+def announce(terms, seed=0):
+    """({name: Announced}, Aggregator with every key)."""
+    states, aggregator = {}, secagg.Aggregator(terms)
+    for name in terms.roster:
+        states[name], message = secagg.begin_setup(terms, name, identity(name), randomness(f"{seed}/{name}"))
+        aggregator = secagg.collect(aggregator, message)
+    return states, aggregator
+
+
+def set_up(terms, seed=0):
+    """({name: Ready}, Aggregator)."""
+    states, aggregator = announce(terms, seed)
+    relayed = secagg.relay(aggregator)
+    return {name: secagg.finish_setup(state, relayed) for name, state in states.items()}, aggregator
+
+
+def vectors(members, words, seed=0):
+    generator = np.random.default_rng(seed)
+    return {name: generator.integers(0, 1 << 32, words, dtype=np.uint32) for name in members}
+
+
+def plain_sum(arrays):
+    """The sum modulo 2^32, in Python integers."""
+    return [sum(column) % 2**32 for column in zip(*(array.tolist() for array in arrays), strict=True)]
+
+
+def byte_chi_square(vector):
+    """Pearson's statistic of the bytes against the uniform distribution: 255 degrees of freedom."""
+    counts = np.bincount(np.ascontiguousarray(vector).view(np.uint8), minlength=256)
+    expected = 4 * vector.size / 256
+    return float(((counts - expected) ** 2).sum() / expected)
+
+
+UNIFORM = 400.0
+"""Above this a chi-square of 255 degrees of freedom has a probability below 1e-7."""

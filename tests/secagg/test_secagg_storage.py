@@ -1,0 +1,52 @@
+"""What a hospital persists comes back unchanged, or not at all."""
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from secagg_parties import MODEL, announce, make_terms, names, set_up
+from secagg_tampering import is_accepted, tampered, tampered_bytes
+
+from fedmodels import secagg
+from fedmodels.errors import LocalProtocolError
+from fedmodels.secagg.primitives import Label, digest
+
+TERMS = make_terms(4, 3, 1)
+ANNOUNCED, _ = announce(TERMS)
+READY, AGGREGATOR = set_up(TERMS)
+
+
+def test_a_dump_loads_as_the_same_state():
+    _, session = secagg.open_session(AGGREGATOR, 1, names(4), MODEL, 1)
+    used, _ = secagg.upload(READY["hospital-0"], session.request, MODEL, np.zeros(1, np.uint32))
+    for state in (*ANNOUNCED.values(), *READY.values(), used):
+        assert secagg.load(secagg.dump(state)) == state
+
+
+@given(tampered_bytes(secagg.dump(READY["hospital-0"])) | st.binary(max_size=200))
+def test_a_damaged_dump_is_refused(changed):
+    with pytest.raises(LocalProtocolError, match="stored protocol state"):
+        secagg.load(changed)
+
+
+def test_a_dump_without_the_chain_key_of_a_peer_is_refused():
+    fields = msgspec.msgpack.decode(secagg.dump(READY["hospital-0"])[32:])
+    del fields["chains"]["hospital-2"]
+    body = msgspec.msgpack.encode(fields)
+    with pytest.raises(LocalProtocolError, match="stored protocol state"):
+        secagg.load(digest(Label.STATE, body) + body)
+
+
+@pytest.mark.parametrize("state", [READY["hospital-0"], ANNOUNCED["hospital-0"]], ids=["ready", "announced"])
+@given(data=st.data())
+def test_a_forged_dump_is_refused_or_is_the_state_that_it_says(state, data):
+    """Its digest is right, as it is not secret: then the form decides."""
+    body = data.draw(tampered(secagg.dump(state)[32:]) | st.binary(max_size=200))
+    forged = digest(Label.STATE, body) + body
+    if is_accepted(secagg.load, forged):
+        loaded = secagg.load(forged)
+        assert secagg.dump(loaded) == forged
+        assert loaded.name in loaded.terms.roster
+        if isinstance(loaded, secagg.Ready):
+            assert {*loaded.chains, loaded.name} == set(loaded.terms.roster)
