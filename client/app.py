@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 
 from client.site import Site
 from fedmodels import wire
-from fedmodels.errors import FedmodelsError, RemoteProtocolError
+from fedmodels.errors import RemoteProtocolError
 
 SiteOf = Callable[[Context], Path]
 
@@ -36,12 +36,8 @@ def _answer(site: Site, content: RecordDict) -> RecordDict:
     try:
         request, model = _read(content)
         reply, vector = site.handle(request, model)
-    except FedmodelsError as error:
-        site.note_failure(error)
-        reply, vector = wire.Refusal(getattr(error, "rule", type(error).__name__)), None
     except Exception as error:  # noqa: BLE001 - whatever it is, its text may quote data and must not leave
-        site.note_failure(error)
-        reply, vector = wire.Refusal("internal-error"), None
+        reply, vector = site.refuse(error), None
     record = RecordDict({"reply": ConfigRecord({"body": wire.encode(reply)})})
     if vector is not None:
         record["vector"] = ArrayRecord({"vector": Array(vector)})

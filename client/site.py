@@ -242,11 +242,14 @@ class Site:
         }
         self._append("log.jsonl", json.dumps(line))
 
-    def note_failure(self, error: Exception) -> None:
-        """Keep an error here, where the hospital's own people can read it; the coordinator gets one word."""
+    def refuse(self, error: Exception) -> wire.Refusal:
+        """The answer to a request that failed: one word. The rest is kept here, for the hospital's own people."""
         known = isinstance(error, FedmodelsError)
         text = str(error) if known else "".join(traceback.format_exception(error))
         self._append("errors.log", f"{self._now().isoformat(timespec='seconds')} {text}")
+        rule = error.rule if isinstance(error, Refused) else type(error).__name__ if known else "internal-error"
+        self._log("refusal", rule.encode(), 0.0)
+        return wire.Refusal(rule)
 
     def _append(self, file: str, line: str) -> None:
         with (self.directory / file).open("a", encoding="utf-8") as log:

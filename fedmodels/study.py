@@ -15,7 +15,7 @@ from msgspec import Meta
 from fedmodels import strict_toml
 from fedmodels.errors import FileError
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\Z")]
 Positive = Annotated[int, Meta(ge=1)]
 PositiveFloat = Annotated[float, Meta(gt=0.0, le=1e12)]
 NonNegative = Annotated[float, Meta(ge=0.0, le=1e12)]
@@ -231,7 +231,7 @@ class Hospital(Strict, frozen=True):
     """One line of the roster. Keys are hex; declared_size is a rounded public number of patients."""
 
     name: Name
-    identity_key: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    identity_key: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     declared_size: Positive
     node_key: str = ""
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedmodels.data.binding import read_binding, sources
 from fedmodels.errors import UsageError
 from fedmodels.files import read_text
 from fedmodels.settings import apply_settings
@@ -104,7 +105,7 @@ def _hospitals(
         cohort = read_cohort(folder / "cohort.toml")
         return natural(write_cohort(cohort.kind, out / "cohort", count, cohort.patients_per_hospital, cohort.seed))
     if (folder / "data.toml").is_file():
-        return partitioned(study, folder / "data.toml", count, partition)
+        return partitioned(study, _pooled(folder), count, partition)
     if bindings := sorted((folder / "sites").glob("*.toml")):
         if divide and count != len(bindings):
             raise UsageError(
@@ -114,6 +115,14 @@ def _hospitals(
     raise UsageError(
         "no data for this study", where=str(folder), fix="name folders with --sites, or a pooled binding with --data"
     )
+
+
+def _pooled(folder: Path) -> Path:
+    """The pooled binding beside a study: `data.toml`, or `original.toml` where only the published files are there."""
+    original = folder / "original.toml"
+    if original.is_file() and not all(path.exists() for path in sources(read_binding(folder / "data.toml"))):
+        return original
+    return folder / "data.toml"
 
 
 def _progress() -> Progress:

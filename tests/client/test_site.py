@@ -1,7 +1,6 @@
 """A hospital's decisions: what it refuses, what it writes before anything leaves, what it never says."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +169,7 @@ def test_without_privacy_a_hospital_contributes_once_to_the_same_model(tmp_path:
 def test_private_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     site = Coordinator(sites_of(tmp_path)).sites[0]
     for path in (site.directory / "identity.key", *(site.directory / "runs").iterdir()):
-        assert os.stat(path).st_mode & 0o077 == 0, path
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_a_site_is_never_made_over_another(tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""The `fedmodels` command: the composition root. Each sub-command imports what it needs when it runs."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from fedmodels.errors import FedmodelsError
+
+# Nothing phones home, in this process or in those that it starts.
+_QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "UV_OFFLINE": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+app = typer.Typer(
+    name="fedmodels",
+    help="Hospitals train one diagnostic model together; patient data never leaves any of them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+study_app = typer.Typer(no_args_is_help=True, help="Write and check study files.")
+data_app = typer.Typer(no_args_is_help=True, help="Fetch public data sets, write synthetic cohorts.")
+app.add_typer(study_app, name="study")
+app.add_typer(data_app, name="data")
+
+Run = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
+Binding = Annotated[Path, typer.Option("--data", help="A data binding (data.toml).", show_default=False)]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="Change a key, say privacy.epsilon=3. Repeatable.")]
+
+
+@app.command()
+def simulate(
+    study: Annotated[str, typer.Argument(help="A study file, or the name of a bundled study.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The run directory to make.", show_default=False)],
+    sites: Annotated[
+        list[str] | None,
+        typer.Option(help="A number of hospitals to divide pooled data among, or a folder per hospital. Repeatable."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="A pooled data binding to divide.")] = None,
+    partition: Annotated[str, typer.Option(help="How to divide it: iid, or dirichlet:ALPHA.")] = "iid",
+    backend: Annotated[str, typer.Option(help="local (one process) or ray (Flower's simulation engine).")] = "local",
+    setting: Setting = None,
+) -> None:
+    """Run a whole study on this machine, hospitals and coordinator alike."""
+    from simulations.commands import simulate as command
+
+    command(study, out, sites or [], data, partition, backend, setting or [])
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    data: Binding,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    split: Annotated[str, typer.Option(help="Which records: test, train or all.")] = "test",
+) -> None:
+    """Measure a run's model on labelled data."""
+    from fedmodels.commands.models import evaluate as command
+
+    command(run, data, split, as_json=json)
+
+
+@app.command()
+def predict(
+    run: Run,
+    data: Binding,
+    out: Annotated[Path | None, typer.Option(help="Write a CSV here instead of printing it.")] = None,
+    split: Annotated[str, typer.Option(help="Which records: test, train or all.")] = "all",
+) -> None:
+    """Print the model's probability of every label for each record."""
+    from fedmodels.commands.models import predict as command
+
+    command(run, data, split, out)
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write a run's report.html again."""
+    from fedmodels.commands.models import report as command
+
+    command(run)
+
+
+@study_app.command("new")
+def study_new(
+    out: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)] = Path("study.toml"),
+    name: Annotated[str, typer.Option(help="Name of the study.")] = "",
+    model: Annotated[str, typer.Option(help="Model family or preset.")] = "",
+    labels: Annotated[str, typer.Option(help="Class names, separated by commas.")] = "",
+    mode: Annotated[str, typer.Option(help="Privacy mode: local or none.")] = "",
+    hospitals: Annotated[int, typer.Option(help="Number of hospitals.")] = 0,
+    epsilon: Annotated[float, typer.Option(help="Privacy budget of the study.")] = 8.0,
+) -> None:
+    """Write a commented study file; asks for what is not given."""
+    from fedmodels.commands.study import study_new as command
+
+    command(out, name, model, labels, mode, hospitals, epsilon)
+
+
+@study_app.command("check")
+def study_check(study: Annotated[Path, typer.Argument(help="A study file.", show_default=False)]) -> None:
+    """Check a study file and say in plain words what it promises to patients and costs them."""
+    from fedmodels.commands.study import study_check as command
+
+    command(study)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="Name of a data set; leave out to list them.")] = "",
+    into: Annotated[Path, typer.Option(help="Folder for public data sets.")] = Path("data"),
+) -> None:
+    """Download the public originals of a data set, checked against a pinned checksum."""
+    from fedmodels.commands.data import data_fetch as command
+
+    command(name, into)
+
+
+@data_app.command("synthetic")
+def data_synthetic(
+    kind: Annotated[str, typer.Argument(help="image, series, text or table.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+    hospitals: Annotated[int, typer.Option(help="Number of hospitals.")] = 4,
+    patients: Annotated[int, typer.Option(help="Patients per hospital.")] = 400,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+) -> None:
+    """Write a SYNTHETIC cohort: ordinary files and a data binding for each hospital."""
+    from simulations.commands import data_synthetic as command
+
+    command(kind, out, hospitals, patients, seed)
+
+
+def main() -> NoReturn:
+    """Run the command line; exit with 0 done, 1 failed, 2 wrong use, 3 refused by policy or budget."""
+    os.environ.update(_QUIET)
+    try:
+        app()
+    except FedmodelsError as error:
+        sys.stderr.write(f"fedmodels: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("fedmodels: stopped\n")
+        sys.exit(130)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

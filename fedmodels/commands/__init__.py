@@ -1,0 +1,1 @@
+"""What the `fedmodels` commands do for a person: read files, show progress, print one table."""

@@ -1,0 +1,71 @@
+"""`evaluate`, `predict`, `report`: what to do with a finished run."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fedmodels.data.dataset import TEST, TRAIN, Dataset
+from fedmodels.data.load import load
+from fedmodels.errors import DataError, UsageError
+from fedmodels.evaluation.exact import exact_metrics
+from fedmodels.models import batches
+from fedmodels.models.artifact import Card, load_model
+from fedmodels.report.page import write_report
+
+_SPLITS = {"test": TEST, "train": TRAIN}
+
+
+def evaluate(run: Path, binding: Path, split: str, *, as_json: bool) -> None:
+    """Exact metrics of the model of `run` on the labelled records of a binding."""
+    model, card = load_model(run)
+    data = _records(binding, card, split)
+    metrics = exact_metrics(batches.predict(model, data, card.input), data.y)
+    if as_json:
+        sys.stdout.write(json.dumps({"metrics": metrics, "split": split, "study_hash": card.study_hash}) + "\n")
+        return
+    table = Table(title=f"{card.study.name} on {binding} ({split})")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.4f}" if name != "n" else f"{value:.0f}")
+    Console().print(table)
+
+
+def predict(run: Path, binding: Path, split: str, out: Path | None) -> None:
+    """One line per record, in the order of the data: patient, predicted label, probability of every label."""
+    model, card = load_model(run)
+    data = _records(binding, card, split)
+    probabilities = batches.predict(model, data, card.input)
+    header = ["patient", "predicted", *(f"p({label})" for label in card.study.labels)]
+    rows = [
+        [patient, card.study.labels[int(np.argmax(row))], *(f"{value:.6f}" for value in row)]
+        for patient, row in zip(data.patients.tolist(), probabilities, strict=True)
+    ]
+    if out is None:
+        csv.writer(sys.stdout).writerows([header, *rows])
+        return
+    if out.exists():
+        raise UsageError("the file exists already", where=str(out), fix="name a new file")
+    with out.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    Console().print(f"{len(rows)} predictions written to {out}. They are about patients: keep them where the data are.")
+
+
+def report(run: Path) -> None:
+    """Write the run's report again."""
+    Console().print(str(write_report(run)))
+
+
+def _records(binding: Path, card: Card, split: str) -> Dataset:
+    if split not in (*_SPLITS, "all"):
+        raise UsageError(f"unknown split `{split}`", where="--split", fix="use test, train or all")
+    data = load(binding, card)
+    chosen = data if split == "all" else data.part(_SPLITS[split])
+    if not len(chosen):
+        raise DataError(f"no {split} records", where=str(binding), fix="choose another --split")
+    return chosen

@@ -1,0 +1,74 @@
+"""`study new` and `study check`."""
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedmodels.dp.accounting import epsilon_bounds
+from fedmodels.dp.plan import Plan, plan_for
+from fedmodels.errors import UsageError
+from fedmodels.files import read_text, write_synced
+from fedmodels.models.registry import architecture, build_model, families, parameter_count, presets
+from fedmodels.study import Study, parse_study
+from fedmodels.study_template import render
+
+_console = Console()
+
+
+def study_new(out: Path, name: str, model: str, labels: str, mode: str, hospitals: int, epsilon: float) -> None:
+    """Write a commented study file; a question for every answer that was not given as a flag."""
+    if out.exists():
+        raise UsageError("the file exists already", where=str(out), fix="name a new file")
+    models = [*families(), *presets()]
+    name = name or typer.prompt("Name of the study (a-z, 0-9, -, _)")
+    model = model or typer.prompt(f"Model ({', '.join(models)})")
+    if model not in models:
+        raise UsageError(f"there is no model `{model}`", where="--model", fix=f"use one of {', '.join(models)}")
+    labels = labels or typer.prompt("Labels, separated by commas, the positive one last", default="absent,present")
+    mode = mode or typer.prompt("Privacy mode (local or none)", default="local")
+    hospitals = hospitals or typer.prompt("Number of hospitals", default=4, type=int)
+    family = presets()[model].family if model in presets() else model
+    text = render(name, model, family, [label.strip() for label in labels.split(",")], mode, hospitals, epsilon)
+    architecture(parse_study(text, str(out)))
+    write_synced(out, text.encode())
+    _console.print(f"{out} written. Read it, adapt the input section to your data, then: fedmodels study check {out}")
+
+
+def study_check(file: Path) -> None:
+    """Say what a study is, what it promises to patients, and what that costs."""
+    study = parse_study(read_text(file), str(file))
+    model = build_model(study)
+    plan = plan_for(study)
+    table = Table(title=f"{study.study.name}: {study.digest.hex()[:16]}", show_header=False)
+    table.add_row("task", f"{study.study.task}: {', '.join(study.study.labels)}")
+    table.add_row("model", f"{study.model.name}, {parameter_count(model):,} parameters")
+    table.add_row(
+        "rounds",
+        f"{study.training.rounds} of {study.training.local_steps} local steps, "
+        f"{study.federation.max_retries} retries at most",
+    )
+    table.add_row("hospitals", f"{study.federation.hospitals}, sums over {study.federation.min_contributors} or more")
+    table.add_row("each round sends", f"{4 * parameter_count(model) / 1e6:.1f} MB up and down per hospital")
+    table.add_row("privacy", explain(study, plan))
+    _console.print(table)
+
+
+def explain(study: Study, plan: Plan | None) -> str:
+    """One sentence on what the study's mode means, with what it costs."""
+    if plan is None:
+        return (
+            "mode none: the coordinator sees only sums over hospitals, but nobody adds noise, so the sums and the "
+            "model may reveal patients (epsilon: infinite); a hospital takes part only if its policy allows `none` "
+            "by name."
+        )
+    planned = epsilon_bounds(plan.event(study.training.rounds), plan.delta)
+    return (
+        f"mode local: each hospital alone adds noise of {plan.noise_multiplier:.2f} times the clip {plan.clip:g} to "
+        "every step, so that whether any one patient's whole record was used changes everything that leaves the "
+        f"hospital by at most epsilon {planned.upper:.2f} for training ({planned.lower:.2f} by the optimistic bound, "
+        f"{plan.epsilon(plan.releases):.2f} with all retries) plus {study.privacy.evaluation_epsilon:g} for the "
+        f"evaluation, at delta {plan.delta:g}, against everyone, also if secure aggregation were broken and all other "
+        "hospitals colluded."
+    )

@@ -1,0 +1,92 @@
+"""Line charts as inline SVG for an HTML page: text stays text, and colours come from the page's own style."""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+# Stand-ins, because matplotlib takes colours only: what they become follows the reader's light or dark scheme.
+_COLOURS = {"#010203": "currentColor", "#040506": "var(--accent)", "#070809": "var(--line)"}
+_INK, _ACCENT, _LINE = _COLOURS
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor"), "none"),
+    "font.size": 9,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": _LINE,
+}
+_INCHES = (4.2, 2.3)
+_MARKED = 30  # beyond this many points their marks would run into each other
+
+
+def line_chart(key: str, title: str, values: Sequence[float]) -> Markup:
+    """An `<svg>` of `values` over the rounds 1, 2, ..., from 0 upwards; it names itself and its range to a reader.
+
+    key: prefix of every id in the SVG, so that charts with different keys can be on one page.
+    """
+    root = ElementTree.fromstring(_draw(key, values))  # noqa: S314 - matplotlib's own output
+    for parent in root.iter():
+        for style in [child for child in parent if child.tag.endswith("}style")]:
+            parent.remove(style)  # it would apply to the whole page
+    for element in root.iter():
+        _localise(element, key)
+    for size in ("width", "height", "version"):
+        root.attrib.pop(size, None)
+    root.attrib |= {"role": "img", "aria-labelledby": f"{key}-title {key}-desc"}
+    for position, (tag, text) in enumerate({"title": title, "desc": _describe(values)}.items()):
+        child = ElementTree.Element(tag, {"id": f"{key}-{tag}"})
+        child.text = text
+        root.insert(position, child)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704 - serialised, so escaped
+
+
+def _draw(key: str, values: Sequence[float]) -> bytes:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # the reader's own matplotlibrc must not change a report
+        mpl.rcParams.update({**_STYLE, "svg.hashsalt": key})
+        figure = Figure(figsize=_INCHES, layout="constrained")
+        axes = figure.add_subplot()
+        marker = "o" if len(values) <= _MARKED else ""
+        axes.plot(range(1, len(values) + 1), values, color=_ACCENT, marker=marker, markersize=3, clip_on=False)
+        axes.set(xlabel="round", xlim=(0.9, len(values) + 0.1), ylim=(0.0, 1.08 * max(values) or 1.0))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.tick_params(length=0)
+        buffer = io.BytesIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    return buffer.getvalue()
+
+
+def _localise(element: ElementTree.Element, key: str) -> None:
+    """Fit one element into an HTML page: no namespaces, ids that are its own, colours of the page."""
+    element.tag = element.tag.rpartition("}")[2]
+    for name, value in list(element.attrib.items()):
+        plain = name.rpartition("}")[2]
+        if plain == "id":
+            value = f"{key}-{value}"
+        elif plain == "href":
+            value = value.replace("#", f"#{key}-", 1)
+        value = value.replace("url(#", f"url(#{key}-")
+        for stand_in, colour in _COLOURS.items():
+            value = value.replace(stand_in, colour)
+        del element.attrib[name]
+        element.attrib[plain] = re.sub(r"'DejaVu Sans'[^;]*sans-serif", "sans-serif", value)
+
+
+def _describe(values: Sequence[float]) -> str:
+    return (
+        f"{values[0]:.3g} in round 1 and {values[-1]:.3g} in round {len(values)}; "
+        f"lowest {min(values):.3g}, highest {max(values):.3g}."
+    )

@@ -1,0 +1,101 @@
+"""The commented study file that `fedmodels study new` writes."""
+
+import json
+
+_INPUT = {
+    "cnn": """\
+modality = "image"
+height = {size}               # pixels; other sizes are resized
+width = {size}
+channels = {channels}               # 1 = grey, 3 = colour
+low = 0                   # public pixel range, scaled to [-1, 1]
+high = 255
+""",
+    "series": """\
+modality = "series"
+steps = 48                # intervals of the grid
+step_minutes = 60
+# Every variable with its public plausible range: never the data's own mean and deviation.
+variables = [
+    {{ name = "HR", low = 20, high = 220 }},
+    {{ name = "Temp", low = 30, high = 43 }},
+]
+statics = [{{ name = "Age", low = 15, high = 100 }}]
+""",
+    "text": """\
+modality = "text"
+vocabulary = 8192         # public hash buckets: no vocabulary is ever made from patients' text
+max_tokens = 128          # the rest of a longer text is cut
+""",
+    "mlp": """\
+modality = "table"
+columns = [
+    {{ name = "age", low = 0, high = 110 }},                            # a number and its public range
+    {{ name = "sex", kind = "category", values = ["f", "m"] }},         # a category and its public values
+]
+""",
+}
+
+_TEXT = """\
+# A fedmodels study: the one file that every hospital reads, approves and pins. Nothing in it depends on private data.
+
+[study]
+name = {name}
+task = {task}
+labels = {labels}        # in the order of the model's outputs; of two, the second is the positive one
+
+[model]
+name = {model}
+# sizes = {{ ... }}          # what differs from the defaults; a preset such as article-cnn has none
+
+[input]
+{input}
+[training]
+rounds = 30               # aggregations
+local_steps = 5           # steps at each hospital between two aggregations
+batch_rate = 0.1          # probability of each patient to be in a step's batch
+optimiser = "sgd"         # sgd or adam
+learning_rate = 0.1
+momentum = 0.0
+weight_decay = 0.0
+gradient_norm = 1.0       # clip of a batch's gradient without privacy (exploding gradients); 0 = none
+server_optimiser = "fedavg"     # fedavg, fedadam or fedyogi
+server_learning_rate = 1.0
+class_weights = []        # one per label, from public priors, for unbalanced classes; empty = all 1
+seed = 0
+
+[privacy]
+mode = {mode}            # local: every hospital adds noise of its own; none: a baseline without any promise
+epsilon = {epsilon}             # for the whole training, allowed retries included
+delta = 1e-5              # well below 1 / patients of a hospital
+unit = "patient"
+adjacency = "add-remove"
+clip = 1.0                # bound on one patient's gradient
+max_colluding = 1         # hospitals that may pool what they know with the coordinator
+evaluation_epsilon = 1.0  # for the published evaluation counts
+
+[federation]
+hospitals = {hospitals}
+min_contributors = {least}      # fewest hospitals in any sum that opens
+on_dropout = "retry"
+max_retries = 2           # aborted rounds in the whole study; each is charged
+timeout_seconds = 600
+update_bound = 4.0        # largest change of one parameter in one round
+"""
+
+
+def render(name: str, model: str, family: str, labels: list[str], mode: str, hospitals: int, epsilon: float) -> str:
+    """The file's text; `parse_study` decides whether the answers make a valid study."""
+    kind = "text" if family.startswith("text-") else "series" if family in ("lstm", "gru") else family
+    article = model == "article-cnn"
+    return _TEXT.format(
+        name=json.dumps(name),
+        task=json.dumps("binary" if len(labels) == 2 else "multiclass"),
+        labels=json.dumps(labels, ensure_ascii=False),
+        model=json.dumps(model),
+        input=_INPUT[kind].format(size=224 if article else 64, channels=3 if article else 1),
+        mode=json.dumps(mode),
+        epsilon=float(epsilon),
+        hospitals=hospitals,
+        least=min(3, hospitals),
+    )

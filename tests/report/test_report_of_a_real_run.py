@@ -1,0 +1,36 @@
+"""What the coordinator writes is what the report reads."""
+
+import numpy as np
+import pytest
+from run_directories import HOSPITALS, METRICS, write_run
+
+from fedmodels.models.registry import build_model
+from fedmodels.models.weights import flatten
+from fedmodels.report.record import read_record
+from fedmodels.study import parse_roster, parse_study
+from server.rounds import Dropout, Outcome, RoundLine, Seconds
+from server.rundir import RunDirectory
+
+
+@pytest.mark.parametrize("mode", ["none", "local"])
+def test_a_run_directory_of_the_server_is_read_back_and_reported(tmp_path, mode):
+    files = write_run(tmp_path / "by-hand", mode=mode, rounds=2)
+    study_text, roster_text = (files / "study.toml").read_bytes(), (files / "roster.toml").read_bytes()
+    study, roster = parse_study(study_text.decode()), parse_roster(roster_text.decode())
+    directory = RunDirectory(tmp_path / "run", study_text, roster_text)
+    private = mode != "none"
+    for number in (1, 2):
+        directory.add(
+            RoundLine(number, HOSPITALS, None if private else 0.5, 1.25, 0, 1.5 if private else None, seconds=2.0)
+        )
+    model = flatten(build_model(study)) + np.float32(0.5)
+    gone = Dropout(2, "basel", "no answer in time")
+    directory.finish(study, roster, Outcome(model, METRICS, (gone,), dict.fromkeys(HOSPITALS, 2), Seconds(1.0)))
+
+    record = read_record(tmp_path / "run")
+    assert record.result.metrics == METRICS
+    assert record.sessions == 2
+    assert record.in_evaluation(record.result.dropouts[0])
+    assert [line.update_norm for line in record.rounds] == [1.25, 1.25]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert ("NOTHING IS PROMISED" in page) == (mode == "none")
