@@ -38,6 +38,27 @@ def test_metrics_from_256_bins_are_close_to_the_exact_ones(labels: int, seed: in
         assert abs(binned[key] - exact[key]) <= 0.005, key
 
 
+@pytest.mark.parametrize("bins", [16, 32, 48, 256])
+def test_edges_are_distinct_symmetric_and_those_of_the_calibration_bins_too(bins: int) -> None:
+    edges = Layout(2, bins).edges
+    assert len(edges) == bins - 1
+    assert (np.diff(edges) > 0).all()
+    assert edges == pytest.approx(1 - edges[::-1], abs=1e-12)
+    assert set(np.arange(1, 16) / 16) <= set(edges.tolist())
+
+
+def test_a_confident_model_keeps_its_auroc_where_equal_bins_lose_it() -> None:
+    """Scores crowd at 0 and 1, as those of a trained model do: most pairs would be tied in 32 equal bins."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 4000)
+    score = 1 / (1 + np.exp(-(6 * rng.normal(size=4000) + 8 * (y - 0.5))))
+    p, layout = np.column_stack([1 - score, score]), Layout(2, 32)
+    exact = exact_metrics(p, y)["auroc"]
+    assert abs(metrics(histogram(p, y, names(4000), layout), layout)["auroc"] - exact) < 0.01
+    equal = np.digitize(score, np.arange(1, 32) / 32) / 32
+    assert abs(exact_metrics(np.column_stack([1 - equal, equal]), y)["auroc"] - exact) > 0.01
+
+
 @settings(max_examples=60, deadline=None)
 @given(predictions(), st.sampled_from([16, 48, 256]))
 def test_bins_change_only_what_they_must(data: tuple[np.ndarray, np.ndarray], bins: int) -> None:
@@ -46,12 +67,12 @@ def test_bins_change_only_what_they_must(data: tuple[np.ndarray, np.ndarray], bi
     binned, exact = metrics(histogram(p, y, names(len(y)), layout), layout), exact_metrics(p, y)
     assert binned["accuracy"] == pytest.approx(exact["accuracy"])
     assert binned["macro_f1"] == pytest.approx(exact["macro_f1"])
-    assert abs(binned["ece"] - exact["ece"]) <= 0.5 / bins + 1e-9
+    assert abs(binned["ece"] - exact["ece"]) <= np.diff(layout.edges, prepend=0, append=1).max() / 2 + 1e-9
     # A pair whose order the bins hide counts one half instead of 0 or 1.
     columns = [1] if layout.labels == 2 else range(layout.labels)
     hidden = []
     for k in columns:
-        place = np.searchsorted(np.arange(1, bins) / bins, p[:, k], side="right")
+        place = np.searchsorted(layout.edges, p[:, k], side="right")
         hidden.append(np.mean(place[y == k][:, None] == place[y != k][None, :]))
     assert abs(binned["auroc"] - exact["auroc"]) <= np.mean(hidden) / 2 + 1e-9
 
@@ -131,7 +152,7 @@ def test_any_counts_give_finite_metrics_within_their_range(data: st.DataObject) 
 @pytest.mark.parametrize("labels", [2, 4])
 def test_noise_of_mean_zero_does_not_bias_the_auroc(labels: int) -> None:
     layout = Layout(labels)
-    vector = histogram(*a_model(2000, labels), names(2000), layout)
+    vector = histogram(*a_model(3000, labels), names(3000), layout)
     rng = np.random.default_rng(3)
     noisy = [metrics(vector + rng.normal(scale=3.0, size=layout.length), layout) for _ in range(300)]
     for key, tolerance in {"auroc": 0.0, "accuracy": 0.0, "auprc": 0.02, "loss": 0.01}.items():
