@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from client.app import register
+from client.site import Site
 from fedmodels.data.dataset import TEST
 from fedmodels.data.load import load
 from fedmodels.errors import FedmodelsError, RunError, UsageError
@@ -20,6 +22,7 @@ from fedmodels.evaluation.exact import exact_metrics
 from fedmodels.files import write_synced
 from fedmodels.models.artifact import load_model
 from fedmodels.models.batches import predict
+from fedmodels.models.registry import build_model, parameter_count
 from fedmodels.report.page import write_report
 from fedmodels.study import Study
 from server.app import OnRound, run_study
@@ -27,17 +30,26 @@ from simulations.federation import Federation
 from simulations.localgrid import LocalGrid
 
 Backend = Literal["local", "ray"]
+_PARAMETERS_WORTH_THREADS = 1_000_000
 
 
 def run_federation(federation: Federation, out: Path, backend: Backend, on_round: OnRound) -> dict[str, Any]:
     """Run the study of `federation` and leave a run directory at `out`; returns the content of `result.json`."""
     if backend == "ray":
         return _run_ray(federation, out, on_round)
+    _limit_threads(federation)
     grid = LocalGrid(register(ClientApp()), [{"site": str(site)} for site in federation.sites])
     try:
         return run_study(grid, federation.study_file, federation.roster_file, out, on_round)
     finally:
         grid.close()
+
+
+def _limit_threads(federation: Federation) -> None:
+    """One thread for a small model: on a busy machine torch's barriers cost it several times what they save."""
+    study = Site(federation.sites[0]).study
+    if parameter_count(build_model(study)) < _PARAMETERS_WORTH_THREADS:
+        torch.set_num_threads(1)
 
 
 def _run_ray(federation: Federation, out: Path, on_round: OnRound) -> dict[str, Any]:
