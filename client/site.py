@@ -29,6 +29,7 @@ from fedmodels.data.load import load
 from fedmodels.dp.plan import Plan, plan_for
 from fedmodels.errors import FedmodelsError, Refused, UsageError
 from fedmodels.files import read_text, write_synced
+from fedmodels.models.registry import expected_parameters
 from fedmodels.study import Hospital, Roster, Study, check_roster, parse_roster, parse_study
 
 Reply = tuple[wire.Reply, npt.NDArray[np.uint32] | None]
@@ -143,10 +144,16 @@ class Site:
     def _contribute(self, request: wire.ContributeRequest, model: Model) -> Reply:
         state = self._load(request)
         session = secagg.check_request(state, request.session)
+        if model.size != expected_parameters(self.study) or not np.isfinite(model).all():
+            raise Refused(
+                "wrong-model", "the model sent is not one of this study, or not finite", fix="start a new run"
+            )
+        data = load(self.directory / "data.toml", self.study)
         plan = plan_for(self.study)
         charge = self._charge(request, session.session, model, plan)
         spent = self._afford(charge)
-        data = load(self.directory / "data.toml", self.study)
+        # Charged before training: even a failure of it that the coordinator notices is paid for.
+        self.ledger.append(charge)
         if request.kind == "train":
             vector = update_vector(
                 self.study, self.roster, self.name, data.part(TRAIN), plan, round_=request.round, model=model
@@ -155,7 +162,6 @@ class Site:
             vector = counts_vector(self.study, self.roster, data.part(TEST), model)
         digest = wire.model_digest(request.kind, request.round, model)
         state, upload = secagg.upload(state, request.session, digest, vector)
-        self.ledger.append(charge)
         self._save(request.run_id, state)
         self._log(request.kind, upload.header, spent, upload.vector)
         return wire.ContributeReply(upload.header), upload.vector

@@ -22,7 +22,7 @@ from fedmodels.evaluation.exact import exact_metrics
 from fedmodels.files import write_synced
 from fedmodels.models.artifact import load_model
 from fedmodels.models.batches import predict
-from fedmodels.models.registry import build_model, parameter_count
+from fedmodels.models.registry import expected_parameters
 from fedmodels.report.page import write_report
 from fedmodels.study import Study
 from server.app import OnRound, run_study
@@ -48,7 +48,7 @@ def run_federation(federation: Federation, out: Path, backend: Backend, on_round
 def _limit_threads(federation: Federation) -> None:
     """One thread for a small model: on a busy machine torch's barriers cost it several times what they save."""
     study = Site(federation.sites[0]).study
-    if parameter_count(build_model(study)) < _PARAMETERS_WORTH_THREADS:
+    if expected_parameters(study) < _PARAMETERS_WORTH_THREADS:
         torch.set_num_threads(1)
 
 

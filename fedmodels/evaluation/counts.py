@@ -51,7 +51,8 @@ class Layout:
         """The bins - 1 inner edges, ascending; a score on an edge belongs to the bin above it."""
         calibration = np.arange(1, scores.CALIBRATION_BINS) / scores.CALIBRATION_BINS
         log_odds = np.linspace(-_LOG_ODDS, _LOG_ODDS, self.bins - scores.CALIBRATION_BINS)
-        return np.sort(np.concatenate([calibration, 1.0 / (1.0 + np.exp(-log_odds))]))
+        edges: scores.Floats = np.sort(np.concatenate([calibration, 1.0 / (1.0 + np.exp(-log_odds))]))
+        return edges
 
     @property
     def middles(self) -> scores.Floats:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fedmodels.data.features import feature_names
 from fedmodels.errors import FileError, RunError, UsageError
 from fedmodels.files import read_text, write_synced
-from fedmodels.models.registry import Architecture, architecture, check_sizes, construct, families
+from fedmodels.models.registry import Architecture, architecture, check_sizes, families, skeleton
 from fedmodels.study import About, ImageInput, Input, SeriesInput, SizeValue, Strict, Study, TextInput
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -46,7 +46,7 @@ def save_model(directory: Path, model: nn.Module, study: Study) -> None:
     """
     design = architecture(study)
     tensors = {name: p.detach().to("cpu").contiguous() for name, p in sorted(model.named_parameters())}
-    if problem := _misfit(tensors, _skeleton(design, study.input, len(study.study.labels))):
+    if problem := _misfit(tensors, skeleton(design, study.input, len(study.study.labels))):
         raise RunError(problem, where=WEIGHTS, fix="save the model of this study, without a training wrapper")
     card = Card(
         format=1,
@@ -85,7 +85,7 @@ def load_model(directory: Path) -> tuple[nn.Module, Card]:
             fix=f"install the version of fedmodels that wrote it ({card.version})",
         )
     design = Architecture(card.family, check_sizes(family, card.sizes, where))
-    model = _skeleton(design, card.input, len(card.study.labels))
+    model = skeleton(design, card.input, len(card.study.labels))
     tensors = _read_weights(directory / WEIGHTS)
     if problem := _misfit(tensors, model):
         raise FileError(
@@ -111,12 +111,6 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"cannot be read: {error.strerror}", where=str(path), fix="check the path") from None
     except SafetensorError:
         raise FileError("not a safetensors file", where=str(path), fix="copy it again from the run") from None
-
-
-def _skeleton(design: Architecture, input_: Input, labels: int) -> nn.Module:
-    """The architecture without memory for its weights."""
-    with torch.device("meta"):
-        return construct(design, input_, labels)
 
 
 def _misfit(tensors: dict[str, Tensor], model: nn.Module) -> str:

@@ -179,6 +179,17 @@ def parameter_count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def skeleton(design: Architecture, input_: Input, labels: int) -> nn.Module:
+    """The module of an architecture without memory for its weights."""
+    with torch.device("meta"):
+        return construct(design, input_, labels)
+
+
+def expected_parameters(study: Study) -> int:
+    """The number of weights of the study's model, without making it."""
+    return parameter_count(skeleton(architecture(study), study.input, len(study.study.labels)))
+
+
 def _modality(input_: type[Input]) -> str:
     return str(input_.__struct_config__.tag)
 

@@ -12,8 +12,7 @@ import jinja2
 
 from fedmodels.errors import UsageError
 from fedmodels.files import write_synced
-from fedmodels.models.registry import build_model
-from fedmodels.models.weights import flatten
+from fedmodels.models.registry import expected_parameters
 from fedmodels.packing import evaluation_layout, update_packing
 from fedmodels.report.charts import line_chart
 from fedmodels.report.record import Record, read_record
@@ -77,7 +76,7 @@ def render(record: Record) -> str:
 
 def _traffic(record: Record) -> dict[str, int]:
     """Words of each vector and the most bytes of vectors that left any one hospital."""
-    parameters = flatten(build_model(record.study)).size
+    parameters = expected_parameters(record.study)
     training = update_packing(record.study, record.roster, parameters).words
     evaluation = evaluation_layout(record.study).length
     return {
