@@ -57,8 +57,9 @@ class Layout:
     @property
     def middles(self) -> scores.Floats:
         """[bins] the middle of each bin."""
-        edges = self.edges
-        return (np.append(0.0, edges) + np.append(edges, 1.0)) / 2
+        edges = np.concatenate([[0.0], self.edges, [1.0]])
+        middles: scores.Floats = (edges[1:] + edges[:-1]) / 2
+        return middles
 
     @property
     def heads(self) -> int:

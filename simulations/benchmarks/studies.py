@@ -1,18 +1,17 @@
-"""The bundled studies on real data: federated with and without privacy, beside what no federation would reach.
+"""The bundled studies on real data: federations with and without privacy, beside what no federation would reach.
 
 `python -m simulations.benchmarks.studies [--study NAME] [--seeds N] [--json]` prints one table per study. A seed gives
-the initial weights, the partition of pooled data and, without privacy, the batches; private runs draw their batches and
-noise from the operating system. Test records are the same for all seeds.
+the initial weights, the partition of pooled data and, without privacy, the batches; private runs draw batches and noise
+from the operating system. Test records are the same for all seeds, so that a standard error says nothing about them.
 """
 
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import numpy as np
 import typer
@@ -22,36 +21,40 @@ from rich.table import Table
 
 from fedmodels.data.dataset import Dataset
 from fedmodels.data.load import load
-from fedmodels.errors import FedmodelsError, UsageError
+from fedmodels.errors import DataError, FedmodelsError, UsageError
 from fedmodels.files import read_text
 from fedmodels.models.artifact import load_model
 from fedmodels.models.batches import predict
 from fedmodels.settings import apply_settings
 from fedmodels.study import Study, parse_study
+from server.app import OnRound
 from server.rounds import RoundLine
 from simulations.benchmarks.baselines import Predictor, scores, train_linear, train_pooled
-from simulations.benchmarks.variations import SUITES, Variation
+from simulations.benchmarks.rows import TABLES, Row
 from simulations.federation import HospitalData, build_federation, natural, partitioned
-from simulations.partition import Partition
 from simulations.simulate import run_federation
 
 COLUMNS = ("accuracy", "auroc", "auprc", "macro_f1", "hospital_accuracy", "seconds")
 _STUDIES = Path(__file__).parents[1] / "studies"
 
-OnRound = Callable[[RoundLine], None]
+Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over seeds and its standard error (None for a single seed)."""
+    """Mean over seeds and its standard error, which a single seed does not have."""
 
     mean: float
     standard_error: float | None
 
+    def __str__(self) -> str:
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.3f}"
+        return f"{self.mean:.3f}{error}"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Case:
-    """One variation of one study at one seed, with the data of its hospitals by name."""
+    """One row at one seed: the study, its text, and its hospitals with their records by name."""
 
     study: Study
     text: str
@@ -59,28 +62,26 @@ class Case:
     parts: dict[str, Dataset]
 
 
-def estimate(values: list[float]) -> Estimate:
-    """Mean and standard error of the mean (sample standard deviation over the square root of n)."""
-    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-    return Estimate(float(np.mean(values)), error)
+def summarise(runs: list[Scores]) -> dict[str, Estimate]:
+    """Mean and standard error (sample deviation / sqrt(n)) of every column that all `runs` have."""
+    summary = {}
+    for name in COLUMNS:
+        if all(name in run for run in runs):
+            values = [run[name] for run in runs]
+            error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+            summary[name] = Estimate(float(np.mean(values)), error)
+    return summary
 
 
-def summarise(runs: list[dict[str, float]]) -> dict[str, Estimate]:
-    """An estimate of every column that all runs of a row have."""
-    return {name: estimate([run[name] for run in runs]) for name in COLUMNS if all(name in run for run in runs)}
-
-
-def prepare(name: str, settings: tuple[str, ...], partition: Partition, seed: int) -> Case:
-    """The bundled study `name` with these settings, on its natural hospitals or on a partition of its pooled data."""
+def prepare(name: str, row: Row, seed: int) -> Case:
+    """The bundled study `name` as `row` varies it, on its natural hospitals or a partition of its pooled data."""
     folder = _STUDIES / name
-    text = apply_settings(read_text(folder / "study.toml"), [*settings, f"training.seed={seed}"])
+    text = apply_settings(read_text(folder / "study.toml"), [*row.settings, f"training.seed={seed}"])
     study = parse_study(text, str(folder / "study.toml"))
-    bindings = sorted((folder / "sites").glob("*.toml"))
-    hospitals = (
-        natural(bindings)
-        if bindings
-        else partitioned(study, folder / "data.toml", study.federation.hospitals, partition)
-    )
+    if bindings := sorted((folder / "sites").glob("*.toml")):
+        hospitals = natural(bindings)
+    else:
+        hospitals = partitioned(study, folder / "data.toml", study.federation.hospitals, row.partition)
     return Case(study, text, hospitals, {hospital.name: _records(hospital, study) for hospital in hospitals})
 
 
@@ -89,21 +90,96 @@ def _records(hospital: HospitalData, study: Study) -> Dataset:
     return data if hospital.patients is None else data.of_patients(hospital.patients)
 
 
-def federated(case: Case, on_round: OnRound) -> dict[str, float]:
-    """Scores and seconds of a whole run in a temporary directory: secure aggregation, ledgers and reports included."""
+def measure(case: Case, row: Row, on_round: OnRound) -> Scores:
+    """Scores on the exact test records, and seconds: of training, or of a federated run from set-up to evaluation."""
+    train = {"linear": train_linear, "pooled": train_pooled}.get(row.kind)
+    start = time.monotonic()
+    if train:
+        predictor = train(case.study, case.parts)
+        seconds = time.monotonic() - start
+        return scores(predictor, case.parts) | {"seconds": seconds}
     with tempfile.TemporaryDirectory(prefix="fedmodels-bench-") as folder:
         out = Path(folder)
         federation = build_federation(case.study, case.text.encode(), case.hospitals, out)
-        start = time.monotonic()
-        run_federation(federation, out, "local", on_round)
-        seconds = time.monotonic() - start
-        model, _ = load_model(out)
-        return scores(lambda data: predict(model, data, case.study.input), case.parts) | {"seconds": seconds}
+        result = run_federation(federation, out, "local", on_round)
+        return scores(_trained(out, case.study), case.parts) | {"seconds": result["seconds"]["total"]}
 
 
-def centralised(case: Case, train: Callable[[Study, dict[str, Dataset]], Predictor]) -> dict[str, float]:
-    """Scores and seconds of a model that is trained on all hospitals' records in one place."""
-    start = time.monotonic()
-    predictor = train(case.study, case.parts)
-    seconds = time.monotonic() - start
-    return scores(predictor, case.parts) | {"seconds": seconds}
+def _trained(run: Path, study: Study) -> Predictor:
+    model, _ = load_model(run)
+    return lambda data: predict(model, data, study.input)
+
+
+def benchmark(name: str, seeds: int, console: Console) -> dict[str, dict[str, Estimate]]:
+    """The table of one study: an estimate per row title and column, over `seeds` runs of each row."""
+    rows = TABLES[name]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    results = {}
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(name, total=len(rows) * seeds)
+        for row in rows:
+            runs = []
+            for seed in range(seeds):
+                label = f"{name}: {row.title}, seed {seed}"
+                progress.update(task, description=label)
+
+                def on_round(line: RoundLine, label: str = label) -> None:
+                    progress.update(task, description=f"{label}, round {line.round}")
+
+                runs.append(measure(prepare(name, row, seed), row, on_round))
+                progress.advance(task)
+            results[row.title] = summarise(runs)
+    return results
+
+
+def table_of(name: str, seeds: int, results: dict[str, dict[str, Estimate]]) -> Table:
+    """What a person reads; `hospital_accuracy` is the unweighted mean over the hospitals."""
+    table = Table("", *COLUMNS, title=f"{name}, {seeds} seed{'s' * (seeds > 1)}")
+    for title, summary in results.items():
+        table.add_row(title, *(str(summary[column]) if column in summary else "" for column in COLUMNS))
+    return table
+
+
+def main(
+    study: Annotated[str, typer.Option(help="Run one study only.", show_default="all whose data are here")] = "",
+    seeds: Annotated[int, typer.Option(help="Runs of each row.", min=1)] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Compare the bundled studies with a linear model and with pooled training."""
+    if study and study not in TABLES:
+        raise UsageError(f"no benchmark of a study `{study}`", where="--study", fix=f"use one of {', '.join(TABLES)}")
+    progress, found = Console(stderr=True), {}
+    for name in [study] if study else TABLES:
+        try:
+            prepare(name, TABLES[name][0], 0)
+        except DataError as error:
+            if study:
+                raise
+            progress.print(f"{name} is left out. {error}", markup=False)
+            continue
+        found[name] = benchmark(name, seeds, progress)
+        if not as_json:
+            Console().print(table_of(name, seeds, found[name]))
+    if as_json:
+        typer.echo(json.dumps({"seeds": seeds, "studies": _plain(found)}, indent=2))
+
+
+def _plain(found: dict[str, dict[str, dict[str, Estimate]]]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    return {
+        name: {title: {column: asdict(e) for column, e in summary.items()} for title, summary in results.items()}
+        for name, results in found.items()
+    }
+
+
+def _command_line() -> NoReturn:
+    """0 done, 1 failed, 2 wrong use, as in every command."""
+    try:
+        typer.run(main)
+    except FedmodelsError as error:
+        sys.stderr.write(f"benchmarks: {error}\n")
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    _command_line()
