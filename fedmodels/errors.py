@@ -69,7 +69,7 @@ class RoundAborted(ProtocolError):
     """A round opens nothing because hospitals are missing. `missing` are their names, in roster order."""
 
     def __init__(self, missing: tuple[str, ...], *, where: str = "", fix: str = "") -> None:
-        super().__init__("no upload from " + ", ".join(missing), where=where, fix=fix)
+        super().__init__("no answer from " + ", ".join(missing), where=where, fix=fix)
         self.missing = missing
         self.args = (missing, where, fix)
 

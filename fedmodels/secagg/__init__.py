@@ -35,40 +35,46 @@ Messages are MessagePack maps, see `messages`.
 """
 
 from fedmodels.secagg.aggregator import Aggregator, Session, collect, open_session, relay
-from fedmodels.secagg.contributor import (
-    Announced,
-    Ready,
-    State,
-    Upload,
-    begin_setup,
-    check_request,
-    finish_setup,
-    upload,
-)
+from fedmodels.secagg.contributor import Upload, begin_setup, check_request, finish_setup, is_repeat, upload
 from fedmodels.secagg.encoding import Lattice
 from fedmodels.secagg.keystream import Vector
 from fedmodels.secagg.primitives import Randomness
+from fedmodels.secagg.recovery import reveal, reveal_pairs, reveal_shares, upload_recover
+from fedmodels.secagg.states import Announced, PairsRevealed, Ready, SetUp, State, Unmasked, Uploaded
 from fedmodels.secagg.storage import dump, load
 from fedmodels.secagg.terms import Terms
+from fedmodels.secagg.unmasking import Recall, RecoverSession, open_recovery
 
 __all__ = [
     "Aggregator",
     "Announced",
     "Lattice",
+    "PairsRevealed",
     "Randomness",
     "Ready",
+    "Recall",
+    "RecoverSession",
     "Session",
+    "SetUp",
     "State",
     "Terms",
+    "Unmasked",
     "Upload",
+    "Uploaded",
     "Vector",
     "begin_setup",
     "check_request",
     "collect",
     "dump",
     "finish_setup",
+    "is_repeat",
     "load",
+    "open_recovery",
     "open_session",
     "relay",
+    "reveal",
+    "reveal_pairs",
+    "reveal_shares",
     "upload",
+    "upload_recover",
 ]

@@ -1,23 +1,29 @@
-"""A contributor (a hospital) as pure functions `(state, message, randomness) -> (state, reply)`.
+"""A contributor (a hospital) as pure functions `(state, message, randomness) -> (state, reply)`: set-up and `retry`.
 
-`TRANSITIONS` is the table of all legal (state, event) pairs; a refused event raises and changes nothing, because
-states are immutable. There is no I/O here: whoever calls persists the new state (`storage.dump`) *before* it sends
-the reply. Python cannot overwrite memory, so "erased" means: no longer part of the state.
+There is no I/O here: whoever calls persists the new state (`storage.dump`) *before* it sends the reply. What is legal
+when stands in `states.TRANSITIONS`. The `recover` round is in `recovery`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final, Generic, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedmodels.errors import LocalProtocolError, RemoteProtocolError
 from fedmodels.secagg.keystream import Vector, add_masks, checksum, is_vector
-from fedmodels.secagg.messages import SessionRequest, SetupKey, SetupKeys, UploadHeader, decode, encode
+from fedmodels.secagg.messages import (
+    RecoverRequest,
+    SessionRequest,
+    SetupKey,
+    SetupKeys,
+    UploadHeader,
+    decode,
+    decode_request,
+    encode,
+)
 from fedmodels.secagg.primitives import (
     KEY_BYTES,
-    Confidential,
     Label,
     Randomness,
     Secret,
@@ -28,6 +34,7 @@ from fedmodels.secagg.primitives import (
     x25519,
     x25519_public,
 )
+from fedmodels.secagg.states import FINISH_SETUP, UPLOAD, Announced, Ready, SetUp, State, enter, ready_of
 from fedmodels.secagg.terms import (
     Terms,
     check_setup_key,
@@ -41,57 +48,8 @@ MAX_SKIPPED_SESSIONS = 1000
 
 
 @dataclass(frozen=True)
-class Announced(Confidential):
-    """The set-up key is made. `message` may be sent again after a lost connection; `secret` is its X25519 half."""
-
-    terms: Terms
-    name: str
-    secret: Secret
-    message: bytes
-
-
-@dataclass(frozen=True)
-class Ready(Confidential):
-    """Set-up is done. `chains` holds one key per peer, advanced to session number `next_session`."""
-
-    terms: Terms
-    name: str
-    transcript: bytes
-    next_session: int
-    chains: Mapping[str, Secret]
-
-
-State = Announced | Ready
-S = TypeVar("S", Announced, Ready)
-
-
-@dataclass(frozen=True)
-class Transition(Generic[S]):
-    """`event` is legal in states of type `before` and leads to one of type `after`."""
-
-    event: str
-    before: type[S]
-    after: type[State]
-
-
-FINISH_SETUP: Final = Transition("finish_setup", Announced, Ready)
-UPLOAD: Final = Transition("upload", Ready, Ready)
-TRANSITIONS: Final = (FINISH_SETUP, UPLOAD)
-
-
-def _enter(transition: Transition[S], state: State) -> S:
-    if not isinstance(state, transition.before):
-        raise LocalProtocolError(
-            f"`{transition.event}` is not allowed in state {type(state).__name__}",
-            where=f"hospital {state.name}",
-            fix=f"it needs state {transition.before.__name__}: set up once, then upload",
-        )
-    return state
-
-
-@dataclass(frozen=True)
 class Upload:
-    """What leaves the hospital: an encoded `UploadHeader` and the masked vector."""
+    """What leaves the hospital: an encoded `UploadHeader` (`recover`: `RecoverHeader`) and the masked vector."""
 
     header: bytes
     vector: Vector
@@ -120,7 +78,7 @@ def finish_setup(state: State, relayed: bytes) -> Ready:
     relayed: an encoded `SetupKeys`. Raises `RemoteProtocolError`, naming the hospital, unless these are exactly the
     roster's hospitals, every signature verifies, and this hospital's own key is the one it announced.
     """
-    announced = _enter(FINISH_SETUP, state)
+    announced = enter(FINISH_SETUP, state)
     terms, name = announced.terms, announced.name
     messages = decode(relayed, SetupKeys).keys
     if tuple(message.sender for message in messages) != tuple(terms.roster):
@@ -152,11 +110,14 @@ def _bad_key(hospital: str, what: str) -> RemoteProtocolError:
     return RemoteProtocolError(what, where=f"hospital {hospital}", fix="begin a new run, with new keys")
 
 
-def upload(state: State, request: bytes, model_digest: bytes, vector: Vector) -> tuple[Ready, Upload]:
+def upload(
+    state: State, request: bytes, model_digest: bytes, vector: Vector, pool: Executor | None = None
+) -> tuple[Ready, Upload]:
     """Mask `vector` for exactly the contributors of the session, and ratchet all chain keys past it.
 
     request: an encoded `SessionRequest`. model_digest: 32 bytes, computed *here* over the global model and the round
-    parameters that this hospital received, never taken from the coordinator. vector: uint32, left as it is.
+    parameters that this hospital received, never taken from the coordinator. vector: uint32, left as it is. pool:
+    threads for the masks.
 
     Formal guarantee: unless every contributor uploads for the same set-up, session, model and contributors, what
     leaves is uniformly random to everybody but these contributors. No state can mask for the same session twice.
@@ -164,40 +125,50 @@ def upload(state: State, request: bytes, model_digest: bytes, vector: Vector) ->
     `LocalProtocolError`.
 
     Sharp edges: persist the returned state before sending, never restore an older one, and never pass the same
-    update in two sessions: a coordinator that hides an upload can open both sums and subtract them.
+    update in two sessions: a coordinator that hides an upload can open both sums and subtract them. To answer the
+    same request again after a lost reply, keep the `Upload` beside the state and send it where `is_repeat` says so.
     """
-    ready = _enter(UPLOAD, state)
+    ready = enter(UPLOAD, state)
     asked = check_request(ready, request)
-    if len(model_digest) != KEY_BYTES or not is_vector(vector):
-        raise LocalProtocolError(
-            f"an upload needs a digest of {KEY_BYTES} bytes and a contiguous one-dimensional vector of uint32",
-            where=f"session {asked.session}",
-            fix="encode the update with `Lattice`",
-        )
-    current = _ratchet(ready, asked.session)
+    current = begin_upload(ready, asked, model_digest, vector)
     binding = session_digest(ready.transcript, asked, model_digest)
-    seeds = {
-        peer: derive(current.chains[peer], Label.MASK, binding) for peer in asked.contributors if peer != ready.name
-    }
+    seeds = pair_seeds(current, asked, binding)
     masked = add_masks(
         vector,
         plus=[seed for peer, seed in seeds.items() if ready.name < peer],
         minus=[seed for peer, seed in seeds.items() if ready.name > peer],
+        pool=pool,
     )
     proof = checksum(binding, ready.name, masked)
     header = UploadHeader(ready.name, asked.session, binding, masked.size, proof)
-    return _ratchet(current, asked.session + 1), Upload(encode(header), masked)
+    return end_upload(current, request, model_digest), Upload(encode(header), masked)
 
 
-def check_request(state: Ready, request: bytes) -> SessionRequest:
-    """What `upload` would be asked for; `RemoteProtocolError` if it would refuse. Call it before hours of training."""
-    asked = decode(request, SessionRequest)
-    if problem := _request_problem(state, asked):
+def is_repeat(state: SetUp, request: bytes, model_digest: bytes) -> bool:
+    """Whether the last upload answered this very request and model: then send that `Upload` again, bit for bit.
+
+    Nothing else may be sent: `upload` refuses the session as over, so no second vector is ever masked for it.
+    """
+    answered = ready_of(state).answered
+    return bool(answered) and answered == digest(Label.ANSWERED, request, model_digest)
+
+
+def check_request(state: SetUp, request: bytes) -> SessionRequest:
+    """What an upload would be asked for; `RemoteProtocolError` if it would refuse. Call it before hours of training.
+
+    It is a `RecoverRequest` exactly where the terms say `recover`: which kind of round this is, is never the
+    coordinator's choice.
+    """
+    asked = decode_request(request)
+    if problem := _request_problem(ready_of(state), asked):
         raise RemoteProtocolError(problem, where=f"session {asked.session}", fix="the coordinator must ask differently")
     return asked
 
 
 def _request_problem(state: Ready, request: SessionRequest) -> str:
+    kind = "recover" if isinstance(request, RecoverRequest) else "retry"
+    if kind != state.terms.on_dropout:
+        return f"this is a request for a `{kind}` round, but the approved study says `{state.terms.on_dropout}`"
     if request.session < state.next_session:
         return f"this session is over: the next one is {state.next_session}"
     if request.session - state.next_session > MAX_SKIPPED_SESSIONS:
@@ -207,9 +178,33 @@ def _request_problem(state: Ready, request: SessionRequest) -> str:
     return contributors_problem(state.terms, request.contributors)
 
 
+def begin_upload(ready: Ready, asked: SessionRequest, model_digest: bytes, vector: Vector) -> Ready:
+    """The state whose chain keys are those of the session, once the caller's arguments are checked."""
+    if len(model_digest) != KEY_BYTES or not is_vector(vector):
+        raise LocalProtocolError(
+            f"an upload needs a digest of {KEY_BYTES} bytes and a contiguous one-dimensional vector of uint32",
+            where=f"session {asked.session}",
+            fix="encode the update with `Lattice`",
+        )
+    return _ratchet(ready, asked.session)
+
+
+def pair_seeds(current: Ready, asked: SessionRequest, binding: bytes) -> dict[str, Secret]:
+    """The seed of the mask shared with each other contributor."""
+    return {
+        peer: derive(current.chains[peer], Label.MASK, binding) for peer in asked.contributors if peer != current.name
+    }
+
+
+def end_upload(current: Ready, request: bytes, model_digest: bytes) -> Ready:
+    """The state after the session: its chain keys are erased, the request is remembered."""
+    after = _ratchet(current, current.next_session + 1)
+    return replace(after, answered=digest(Label.ANSWERED, request, model_digest))
+
+
 def _ratchet(state: Ready, session: int) -> Ready:
     """The state whose chain keys are those of `session`; earlier ones cannot be computed from it."""
     chains = dict(state.chains)
     for _ in range(session - state.next_session):
         chains = {peer: derive(key, Label.RATCHET) for peer, key in chains.items()}
-    return Ready(state.terms, state.name, state.transcript, session, MappingProxyType(chains))
+    return replace(state, next_session=session, chains=MappingProxyType(chains))

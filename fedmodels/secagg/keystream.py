@@ -8,6 +8,7 @@ them, which is what makes masking run at nearly the speed of AES.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ CHUNK_BYTES = 1 << 18
 CHECKSUM_BYTES = 16
 _TAG_BYTES = 16
 _NONCE_BYTES = 12
+_CHUNKS_PER_TASK = 4
 _CHUNK_WORDS = CHUNK_BYTES // WORD.itemsize
 _ZEROS = memoryview(bytes(CHUNK_BYTES))
 
@@ -34,24 +36,36 @@ def is_vector(vector: Vector) -> bool:
     )
 
 
-def add_masks(vector: Vector, plus: Sequence[Secret], minus: Sequence[Secret]) -> Vector:
+def add_masks(vector: Vector, plus: Sequence[Secret], minus: Sequence[Secret], pool: Executor | None = None) -> Vector:
     """A new vector: `vector` + the masks of the keys `plus` - the masks of the keys `minus`, modulo 2^32.
 
-    Every key must be used for one vector only, ever.
+    Every key must be used for one vector only, ever. pool: the caller's threads to share the chunks among; AES and
+    addition release the interpreter's lock. The result is the same with any pool or none.
     """
     masks = [(AESGCM(key.reveal()), np.add) for key in plus] + [(AESGCM(key.reveal()), np.subtract) for key in minus]
     masked = np.empty_like(vector)
+    chunks = range(-(-vector.size // _CHUNK_WORDS))
+    if pool is None:
+        _mask_chunks(masks, vector, masked, chunks)
+    else:
+        tasks = [chunks[start : start + _CHUNKS_PER_TASK] for start in chunks[::_CHUNKS_PER_TASK]]
+        for done in [pool.submit(_mask_chunks, masks, vector, masked, task) for task in tasks]:
+            done.result()
+    return masked
+
+
+def _mask_chunks(masks: Sequence[tuple[AESGCM, np.ufunc]], vector: Vector, masked: Vector, chunks: range) -> None:
     scratch = memoryview(bytearray(CHUNK_BYTES + _TAG_BYTES))
     words = np.frombuffer(scratch[:CHUNK_BYTES], WORD)
-    for chunk, start in enumerate(range(0, vector.size, _CHUNK_WORDS)):
-        part = masked[start : start + _CHUNK_WORDS]
-        part[...] = vector[start : start + _CHUNK_WORDS]
+    for chunk in chunks:
+        place = slice(chunk * _CHUNK_WORDS, (chunk + 1) * _CHUNK_WORDS)
+        part = masked[place]
+        part[...] = vector[place]
         zeros, stream, buffer = _ZEROS[: part.nbytes], words[: part.size], scratch[: part.nbytes + _TAG_BYTES]
         nonce = chunk.to_bytes(_NONCE_BYTES, "big")
         for cipher, combine in masks:
             cipher.encrypt_into(nonce, zeros, None, buffer)
             combine(part, stream, out=part)
-    return masked
 
 
 def checksum(session: bytes, sender: str, vector: Vector) -> bytes:

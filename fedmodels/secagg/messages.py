@@ -1,16 +1,17 @@
-"""The four messages, as canonical MessagePack maps; decoding accepts exactly the bytes that encoding produces.
+"""The messages, as canonical MessagePack maps; decoding accepts exactly the bytes that encoding produces.
 
-Vectors travel beside their `UploadHeader`, as little-endian uint32. No message holds a secret.
+Vectors travel beside their `UploadHeader` or `RecoverHeader`, as little-endian uint32. The replies `Pairs` and `Shares`
+hold the secrets that a contributor decided to hand to the aggregator; no other message holds any.
 """
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from fedmodels.errors import RemoteProtocolError
 from fedmodels.secagg.keystream import CHECKSUM_BYTES, MAX_WORDS
-from fedmodels.secagg.primitives import KEY_BYTES, SIGNATURE_BYTES
+from fedmodels.secagg.primitives import KEY_BYTES, SEALED_BYTES, SIGNATURE_BYTES, Secret
 
 MAX_HOSPITALS = 1000
 MAX_MESSAGE_BYTES = 1 << 18
@@ -19,6 +20,9 @@ Name = Annotated[str, Meta(min_length=1, max_length=64)]
 Key = Annotated[bytes, Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
 Signature = Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 Checksum = Annotated[bytes, Meta(min_length=CHECKSUM_BYTES, max_length=CHECKSUM_BYTES)]
+Sealed = Annotated[bytes, Meta(min_length=SEALED_BYTES, max_length=SEALED_BYTES)]
+Names = Annotated[tuple[Name, ...], Meta(max_length=MAX_HOSPITALS)]
+Secrets = Annotated[tuple[Secret, ...], Meta(min_length=1, max_length=MAX_HOSPITALS)]
 SessionNumber = Annotated[int, Meta(ge=1, lt=1 << 53)]
 
 
@@ -57,12 +61,79 @@ class UploadHeader(Message, frozen=True, tag="upload/v1"):
     checksum: Checksum
 
 
+class RecoverRequest(SessionRequest, frozen=True, tag="session-recover/v1"):
+    """The same for a `recover` round."""
+
+
+class RecoverHeader(UploadHeader, frozen=True, tag="upload-recover/v1"):
+    """The same for a `recover` round, with the sender's self mask shared: one sealed share for each other member of U,
+    in ascending order of its name. The aggregator relays them and can open none."""
+
+    shares: Annotated[tuple[Sealed, ...], Meta(max_length=MAX_HOSPITALS)]
+
+
+class RevealPairs(Message, frozen=True, tag="reveal-pairs/v1"):
+    """Step A, aggregator to survivors: asks for the pair seeds shared with each of `dropped` (D, ascending)."""
+
+    session_digest: Key
+    dropped: Names
+
+
+class Pairs(Message, frozen=True, tag="pairs/v1"):
+    """Answer to step A: the seeds, in the order of `dropped`."""
+
+    sender: Name
+    session_digest: Key
+    dropped: Names
+    seeds: Secrets
+
+
+class RevealShares(Message, frozen=True, tag="reveal-shares/v1"):
+    """Step B, aggregator to one survivor: the shares sealed for it by the other survivors, in ascending order of name.
+    Asks for them opened, and for the survivor's own."""
+
+    session_digest: Key
+    dropped: Names
+    shares: Annotated[tuple[Sealed, ...], Meta(max_length=MAX_HOSPITALS)]
+
+
+class Shares(Message, frozen=True, tag="shares/v1"):
+    """Answer to step B: one share of the self mask of every survivor, in ascending order of its name."""
+
+    sender: Name
+    session_digest: Key
+    dropped: Names
+    shares: Secrets
+
+
 M = TypeVar("M", bound=Message)
+
+
+def encode_secret(value: object) -> bytes:
+    """How msgspec writes a `Secret`."""
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise NotImplementedError(type(value).__name__)
+
+
+def decode_secret(_: type, value: Any) -> Secret:  # noqa: ANN401 - the signature is that of msgspec
+    """How msgspec reads a `Secret`."""
+    if not isinstance(value, bytes) or len(value) != KEY_BYTES:
+        raise ValueError("not a key")
+    return Secret(value)
 
 
 def encode(message: Message) -> bytes:
     """The one encoding of a message."""
-    return msgspec.msgpack.encode(message)
+    return msgspec.msgpack.encode(message, enc_hook=encode_secret)
+
+
+def decode_request(data: bytes) -> SessionRequest:
+    """The request of either kind of round: a `RecoverRequest`, or a plain `SessionRequest`."""
+    try:
+        return decode(data, RecoverRequest)
+    except RemoteProtocolError:
+        return decode(data, SessionRequest)
 
 
 def decode(data: bytes, type_: type[M]) -> M:
@@ -71,7 +142,8 @@ def decode(data: bytes, type_: type[M]) -> M:
     The error quotes nothing of the data, since a peer chose it.
     """
     try:
-        message = msgspec.msgpack.decode(data, type=type_) if len(data) <= MAX_MESSAGE_BYTES else None
+        fits = len(data) <= MAX_MESSAGE_BYTES
+        message = msgspec.msgpack.decode(data, type=type_, dec_hook=decode_secret) if fits else None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         message = None
     # Re-encoding finds what a decoder lets pass: repeated fields, another order, integers longer than needed.

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from enum import StrEnum, unique
 from typing import NoReturn
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
@@ -20,6 +21,8 @@ from fedmodels.errors import LocalProtocolError
 PROTOCOL = "fedmodels/secagg/v1"
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
+SEALED_BYTES = KEY_BYTES + 16
+_NONCE = bytes(12)
 
 Randomness = Callable[[int], bytes]
 """`random(n)` returns n bytes from a cryptographically secure source, such as `secrets.token_bytes`."""
@@ -31,13 +34,19 @@ class Label(StrEnum):
 
     ROSTER = "roster"
     TERMS = "terms"
+    TERMS_RECOVER = "terms-recover"
     SETUP = "setup-key"
     TRANSCRIPT = "transcript"
     PAIR = "pair-chain"
     RATCHET = "chain-ratchet"
     SESSION = "session"
+    SESSION_RECOVER = "session-recover"
     MASK = "pair-mask"
+    SELF_MASK = "self-mask"
+    SHARE_KEY = "share-key"
+    SHARE_DATA = "share-data"
     CHECKSUM = "upload-checksum"
+    ANSWERED = "answered-request"
     STATE = "stored-state"
 
 
@@ -123,3 +132,16 @@ def ed25519_verifies(public: bytes, signature: bytes, statement: bytes) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def seal(key: Secret, content: Secret, associated: bytes) -> bytes:
+    """AES-256-GCM of 32 bytes under a nonce of zeros: a key seals once, ever (NIST SP 800-38D, section 8)."""
+    return AESGCM(key.reveal()).encrypt(_NONCE, content.reveal(), associated)
+
+
+def unseal(key: Secret, sealed: bytes, associated: bytes) -> Secret | None:
+    """What was sealed; None when key, associated data or a bit of `sealed` is another."""
+    try:
+        return Secret(AESGCM(key.reveal()).decrypt(_NONCE, sealed, associated))
+    except InvalidTag:
+        return None

@@ -34,6 +34,12 @@ def make_terms(n, least=2, colluding=0, run=b"r" * 16):
     return secagg.Terms(run, b"s" * 32, {name: public(name) for name in names(n)}, least, colluding)
 
 
+def recover_terms(n, threshold, colluding=0, run=b"r" * 16):
+    """Terms of `recover` rounds, with the smallest min_contributors that `retry` would allow."""
+    roster = {name: public(name) for name in names(n)}
+    return secagg.Terms(run, b"s" * 32, roster, colluding + 2, colluding, "recover", threshold)
+
+
 def announce(terms, seed=0):
     """({name: Announced}, Aggregator with every key)."""
     states, aggregator = {}, secagg.Aggregator(terms)
@@ -69,3 +75,32 @@ def byte_chi_square(vector):
 
 UNIFORM = 400.0
 """Above this a chi-square of 255 degrees of freedom has a probability below 1e-7."""
+
+
+def upload_to(session, states, inputs, *, arrive=None, model=MODEL, seed=0):
+    """All of `inputs` are uploaded to a `recover` session, those in `arrive` (None: all) arrive. ({name: state},
+    {name: Upload})."""
+    after, sent = {}, {}
+    for name, vector in inputs.items():
+        random = randomness(f"{seed}/self/{name}")
+        after[name], sent[name] = secagg.upload_recover(states[name], session.request, model, vector, random)
+        if arrive is None or name in arrive:
+            session.add(sent[name].header, sent[name].vector)
+    return {**states, **after}, sent
+
+
+def exchange(session, states, requests, *, arrive=None):
+    """One exchange of unmasking: hospitals in `arrive` (None: all) answer. The states after it."""
+    states = dict(states)
+    for name, request in requests.items():
+        if arrive is None or name in arrive:
+            states[name], reply = secagg.reveal(states[name], request)
+            session.answer(reply)
+    return states
+
+
+def unmask(session, states, recall=None):
+    """Everybody who is asked answers: (states, sum)."""
+    while requests := session.advance(recall):
+        states = exchange(session, states, requests)
+    return states, session.result()

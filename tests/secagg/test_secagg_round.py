@@ -6,11 +6,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from secagg_parties import MODEL, announce, identity, make_terms, names, plain_sum, randomness, set_up, vectors
+from secagg_parties import (
+    MODEL,
+    OTHER_MODEL,
+    announce,
+    identity,
+    make_terms,
+    names,
+    plain_sum,
+    randomness,
+    set_up,
+    vectors,
+)
 
 from fedmodels import secagg
 from fedmodels.errors import LocalProtocolError, RemoteProtocolError, RoundAborted
-from fedmodels.secagg.contributor import TRANSITIONS
 
 
 def upload_all(states, session, inputs):
@@ -79,28 +89,6 @@ def test_a_vector_is_left_as_it_is():
     _, sent = secagg.upload(states["hospital-0"], session.request, MODEL, vector)
     assert vector.tolist() == [0, 1, 2, 3]
     assert not np.shares_memory(vector, sent.vector)
-
-
-def test_every_event_is_legal_exactly_where_the_table_says():
-    announced, aggregator = announce(make_terms(3))
-    relayed = secagg.relay(aggregator)
-    ready, _ = set_up(make_terms(3))
-    _, session = secagg.open_session(aggregator, 1, names(3), MODEL, 1)
-    events = {
-        "finish_setup": lambda state: secagg.finish_setup(state, relayed),
-        "upload": lambda state: secagg.upload(state, session.request, MODEL, np.zeros(1, np.uint32))[0],
-    }
-    legal = {(row.before, row.event): row.after for row in TRANSITIONS}
-    assert {event for _, event in legal} == events.keys()
-    for state in (announced["hospital-1"], ready["hospital-1"]):
-        before = secagg.dump(state)
-        for event, call in events.items():
-            if after := legal.get((type(state), event)):
-                assert type(call(state)) is after
-            else:
-                with pytest.raises(LocalProtocolError, match=event):
-                    call(state)
-            assert secagg.dump(state) == before
 
 
 def test_a_session_number_is_used_once_and_never_goes_back():
@@ -206,3 +194,20 @@ def test_the_aggregator_opens_session_numbers_in_ascending_order():
     aggregator, _ = secagg.open_session(aggregator, 3, names(3), MODEL, 1)
     with pytest.raises(LocalProtocolError, match="at least 4"):
         secagg.open_session(aggregator, 3, names(3), MODEL, 1)
+
+
+def test_a_repeated_request_is_recognised_so_that_the_stored_upload_can_be_sent_again():
+    states, aggregator = set_up(make_terms(3))
+    aggregator, session = secagg.open_session(aggregator, 1, names(3), MODEL, 1)
+    _, other = secagg.open_session(aggregator, 2, names(3), MODEL, 1)
+    before = states["hospital-0"]
+    assert not secagg.is_repeat(before, session.request, MODEL)
+    after, _ = secagg.upload(before, session.request, MODEL, np.zeros(1, np.uint32))
+    after = secagg.load(secagg.dump(after))
+    assert secagg.is_repeat(after, session.request, MODEL)
+    assert not secagg.is_repeat(after, session.request, OTHER_MODEL)
+    assert not secagg.is_repeat(after, other.request, MODEL)
+    with pytest.raises(RemoteProtocolError, match="session is over"):
+        secagg.upload(after, session.request, MODEL, np.ones(1, np.uint32))
+    after, _ = secagg.upload(after, other.request, MODEL, np.zeros(1, np.uint32))
+    assert not secagg.is_repeat(after, session.request, MODEL)

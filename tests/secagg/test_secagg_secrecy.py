@@ -55,7 +55,7 @@ def test_a_masked_constant_vector_is_uniform(value):
 
 
 def test_control_uniformity_is_missed_without_the_mask(monkeypatch):
-    monkeypatch.setattr(contributor, "add_masks", lambda vector, plus, minus: vector.copy())
+    monkeypatch.setattr(contributor, "add_masks", lambda vector, plus, minus, pool=None: vector.copy())
     states, _ = set_up(make_terms(3))
     _, sent = masked(states["hospital-0"], 1, names(3), np.zeros(WORDS, np.uint32))
     assert byte_chi_square(sent) > 100 * UNIFORM

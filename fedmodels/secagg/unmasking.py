@@ -1,0 +1,234 @@
+"""The aggregator's `recover` session: uploads, then step A where hospitals dropped out, then step B, then the sum.
+
+Nothing here is trusted by the contributors. Uploads are added up as they come, in the memory of one vector. A hospital
+that fails *after* its upload has to come out of that sum again; its masked vector is needed for that, and is asked of
+the caller (`Recall`), who keeps the uploads of a session wherever there is room, such as a folder on the disk.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import replace
+
+from fedmodels.errors import RemoteProtocolError, RoundAborted
+from fedmodels.secagg.aggregator import Aggregator, bind
+from fedmodels.secagg.keystream import Vector, add_masks
+from fedmodels.secagg.messages import (
+    Pairs,
+    RecoverHeader,
+    RecoverRequest,
+    RevealPairs,
+    RevealShares,
+    Shares,
+    decode,
+    encode,
+)
+from fedmodels.secagg.primitives import Secret
+from fedmodels.secagg.recovery import self_mask
+from fedmodels.secagg.shamir import combine, is_scalar
+from fedmodels.secagg.terms import Terms
+from fedmodels.secagg.uploads import Uploads
+
+Recall = Callable[[str], Vector | None]
+"""`recall(name)` gives back the masked vector that a hospital uploaded in this session, or None where it is gone."""
+
+_UPLOAD, _STEP_A, _STEP_B, _OPEN = "upload", "step A", "step B", "open"
+
+
+class RecoverSession:
+    """One `recover` session, driven by
+
+        for each upload: session.add(header, vector)
+        while requests := session.advance(recall):
+            send each hospital its request; for each reply: session.answer(reply)
+        total = session.result()
+
+    `advance` ends a stage with those who answered in time. A message that is refused leaves the session as it was.
+    """
+
+    def __init__(self, terms: Terms, request: RecoverRequest, digest: bytes, words: int) -> None:
+        self.request = encode(request)
+        self._terms, self._threshold = terms, terms.threshold or 0
+        self._uploads = Uploads(request, digest, words, RecoverHeader)
+        self._stage = _UPLOAD
+        self._pairs: dict[str, Pairs] = {}
+        self._shares: dict[str, Shares] = {}
+
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """The contributors whose uploads are in the sum, in roster order; U without D."""
+        return tuple(name for name in self._contributors if name in self._uploads.headers)
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """D: the contributors whose uploads are not in the sum, in roster order."""
+        return self._uploads.missing
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Those who have not answered in the present stage, in roster order."""
+        if self._stage == _UPLOAD:
+            return self.dropped
+        answers = {_STEP_A: self._pairs.keys(), _STEP_B: self._shares.keys()}.get(self._stage, self.survivors)
+        return tuple(name for name in self.survivors if name not in answers)
+
+    @property
+    def _contributors(self) -> tuple[str, ...]:
+        return self._uploads.request.contributors
+
+    def add(self, header: bytes, vector: Vector) -> None:
+        """Add one upload: an encoded `RecoverHeader` and the vector beside it. The same upload again changes nothing.
+
+        Raises `RemoteProtocolError`, naming the hospital, as `Session.add` does, and for an upload that is too late.
+        """
+        upload = decode(header, RecoverHeader)
+        if self._stage != _UPLOAD and self._uploads.headers.get(upload.sender) != upload:
+            raise self._uploads.error(upload.sender, "its upload came too late")
+        if len(upload.shares) != len(self._contributors) - 1:
+            raise self._uploads.error(upload.sender, "the upload does not have a sealed share for every contributor")
+        self._uploads.add(header, vector)
+
+    def advance(self, recall: Recall | None = None, pool: Executor | None = None) -> Mapping[str, bytes]:
+        """End the present stage: requests for the next one, by hospital; none once the sum is open.
+
+        Raises `RoundAborted` with all hospitals that are missing where too few are left. Answers to step B that come
+        after that are still taken, and `advance` may be tried again. `RemoteProtocolError` names hospitals that lied
+        in step B. pool: threads for the masks.
+        """
+        if self._stage == _UPLOAD:
+            self._drop((), recall)
+        elif self._stage == _STEP_A and self.missing:
+            self._drop(self.missing, recall)
+        elif self._stage == _STEP_A:
+            self._stage = _STEP_B
+        elif self._stage == _STEP_B:
+            self._open(pool)
+        return self._requests()
+
+    def _drop(self, failed: tuple[str, ...], recall: Recall | None) -> None:
+        """Let D grow by `failed`, whose uploads are in the sum, and go on to step A; to step B while D is empty."""
+        gone = tuple(name for name in self._contributors if name in {*self.dropped, *failed})
+        if len(self._contributors) - len(gone) < self._terms.least:
+            raise self._aborted(gone, "run the round again with a new session number and fresh training")
+        self._pairs.clear()
+        for name in failed:
+            vector = recall(name) if recall else None
+            if vector is None or not self._uploads.take_back(name, vector):
+                raise self._aborted(gone, "keep the uploads of a session until it is open, and pass `recall`")
+        self._stage = _STEP_A if self.dropped else _STEP_B
+
+    def _aborted(self, missing: tuple[str, ...], fix: str) -> RoundAborted:
+        return RoundAborted(missing, where=f"{self._uploads.where}, {self._stage}", fix=fix)
+
+    def _requests(self) -> dict[str, bytes]:
+        if self._stage == _STEP_A:
+            return dict.fromkeys(self.survivors, encode(RevealPairs(self._uploads.digest, self.dropped)))
+        if self._stage == _STEP_B:
+            return {
+                name: encode(RevealShares(self._uploads.digest, self.dropped, self._sealed_for(name)))
+                for name in self.survivors
+            }
+        return {}
+
+    def _sealed_for(self, holder: str) -> tuple[bytes, ...]:
+        place = self._contributors.index(holder)  # a dealer leaves itself out: later places are one less
+        headers = [(self._contributors.index(name), self._uploads.headers[name]) for name in self.survivors]
+        return tuple(header.shares[place - (dealer < place)] for dealer, header in headers if dealer != place)
+
+    def answer(self, message: bytes) -> None:
+        """Take the answer to a request of the present stage. The same again changes nothing.
+
+        Raises `RemoteProtocolError`, naming the hospital, for one of another stage, session or list, and for a second
+        and different one; a stale answer that was delayed on its way is one of these.
+        """
+        if self._stage == _STEP_A:
+            pairs = decode(message, Pairs)
+            self._check(pairs, self._pairs, pairs.seeds, len(self.dropped))
+            self._pairs[pairs.sender] = pairs
+        elif self._stage == _STEP_B:
+            shares = decode(message, Shares)
+            self._check(shares, self._shares, shares.shares, len(self.survivors))
+            if not all(is_scalar(share) for share in shares.shares):
+                raise self._uploads.error(shares.sender, "its answer holds a number that is no share")
+            self._shares[shares.sender] = shares
+        else:
+            raise RemoteProtocolError(
+                "an answer came that nothing was asked for", where=self._uploads.where, fix="leave it out"
+            )
+
+    def _check(
+        self, reply: Pairs | Shares, known: Mapping[str, Pairs | Shares], secrets: tuple[Secret, ...], count: int
+    ) -> None:
+        problem = ""
+        if reply.sender not in self.survivors:
+            problem = "an answer comes from a sender that was not asked"
+        elif reply.session_digest != self._uploads.digest:
+            problem = "its answer is for another session, model, list of contributors or set-up"
+        elif reply.dropped != self.dropped:
+            problem = "its answer is for another list of dropped hospitals"
+        elif len(secrets) != count:
+            problem = f"its answer holds {len(secrets)} secrets instead of {count}"
+        elif known.get(reply.sender, reply) != reply:
+            problem = "it sent a second, different answer"
+        if problem:
+            raise self._uploads.error(reply.sender, problem)
+
+    def _open(self, pool: Executor | None) -> None:
+        """Reconstruct the survivors' self masks and take all masks that did not cancel out of the sum."""
+        if len(self._shares) < self._threshold:
+            raise self._aborted(self.missing, f"{self._threshold} answers are needed; wait for more, or run it again")
+        places = {self._contributors.index(name) + 1: reply.shares for name, reply in self._shares.items()}
+        combined = combine(places, self._threshold)
+        if combined.wrong:
+            raise self._lie(combined.wrong)
+        selves = zip(self.survivors, combined.secrets, strict=True)
+        minus = [self_mask(secret, self._uploads.digest, name) for name, secret in selves]
+        plus: list[Secret] = []
+        for name, reply in self._pairs.items():
+            for peer, seed in zip(reply.dropped, reply.seeds, strict=True):
+                (minus if name < peer else plus).append(seed)
+        self._uploads.sum = add_masks(self._uploads.sum, plus, minus, pool)
+        self._stage = _OPEN
+
+    def _lie(self, wrong: Mapping[int, frozenset[int]]) -> RemoteProtocolError:
+        pairs = [
+            frozenset({self.survivors[dealer], self._contributors[place - 1]})
+            for dealer, places in wrong.items()
+            for place in places
+        ]
+        liars = "".join(f", hospital {name}" for name in _liars(pairs))
+        return RemoteProtocolError(
+            "wrong shares of self masks" + ("" if liars else ", and too few answers to tell whose they are"),
+            where=f"{self._uploads.where}, {self._stage}{liars}",
+            fix="leave out the hospitals that are named and run the round again, with fresh training",
+        )
+
+    def result(self) -> Vector:
+        """The sum of the survivors' vectors modulo 2^32; `RoundAborted` names who is missing while it is not open."""
+        if self._stage != _OPEN:
+            raise self._aborted(self.missing, "go on with `advance` until it asks for nothing more")
+        total = self._uploads.sum.view()
+        total.flags.writeable = False
+        return total
+
+
+def open_recovery(
+    state: Aggregator, session: int, contributors: tuple[str, ...], model_digest: bytes, words: int
+) -> tuple[Aggregator, RecoverSession]:
+    """As `open_session`, for terms with on_dropout `recover`."""
+    request = RecoverRequest(session, tuple(sorted(contributors)))
+    bound = bind(state, request, model_digest, words)
+    return replace(state, next_session=session + 1), RecoverSession(state.terms, request, bound, words)
+
+
+def _liars(pairs: list[frozenset[str]]) -> list[str]:
+    """Whose fault wrong shares are, given the {dealer, holder} of each: whoever has part in most of them, until all
+    are explained. A single one may be its dealer's or its holder's fault: both are named."""
+    liars: list[str] = []
+    while pairs:
+        ((name, count),) = Counter(name for pair in pairs for name in sorted(pair)).most_common(1)
+        if count == 1:
+            return liars + [" or ".join(sorted(pair)) for pair in pairs]
+        liars.append(name)
+        pairs = [pair for pair in pairs if name not in pair]
+    return liars
