@@ -1,0 +1,3 @@
+"""What runs at a hospital."""
+
+import fedmodels.quiet  # noqa: F401 - before anything imports Flower

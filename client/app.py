@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.site import Site
+from client.site import Model, Reply, Site
 from fedmodels import wire
 from fedmodels.errors import RemoteProtocolError
 
@@ -27,24 +28,28 @@ def register(app: ClientApp, site_of: SiteOf = _configured_site) -> ClientApp:
 
     @app.train()
     def contribute(message: Message, context: Context) -> Message:
-        return Message(_answer(Site(site_of(context)), message.content), reply_to=message)
+        reply: wire.Reply
+        vector: npt.NDArray[np.uint32] | None = None
+        try:
+            reply, vector = _answer(Site(site_of(context)), message.content)
+        except Exception:  # noqa: BLE001 - not even the hospital's own log can be written; its text must not leave
+            reply = wire.Refusal("failed")
+        record = RecordDict({"reply": ConfigRecord({"body": wire.encode(reply)})})
+        if vector is not None:
+            record["vector"] = ArrayRecord({"vector": Array(vector)})
+        return Message(record, reply_to=message)
 
     return app
 
 
-def _answer(site: Site, content: RecordDict) -> RecordDict:
+def _answer(site: Site, content: RecordDict) -> Reply:
     try:
-        request, model = _read(content)
-        reply, vector = site.handle(request, model)
+        return site.handle(*_read(content))
     except Exception as error:  # noqa: BLE001 - whatever it is, its text may quote data and must not leave
-        reply, vector = site.refuse(error), None
-    record = RecordDict({"reply": ConfigRecord({"body": wire.encode(reply)})})
-    if vector is not None:
-        record["vector"] = ArrayRecord({"vector": Array(vector)})
-    return record
+        return site.refuse(error), None
 
 
-def _read(content: RecordDict) -> tuple[wire.Request, np.ndarray[tuple[int], np.dtype[np.float32]] | None]:
+def _read(content: RecordDict) -> tuple[wire.Request, Model | None]:
     try:
         body = content.config_records["request"]["body"]
         arrays = content.array_records.get("model")

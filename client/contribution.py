@@ -41,11 +41,21 @@ def counts_vector(study: Study, roster: Roster, data: Dataset, model: Model) -> 
     net = build_model(study)
     unflatten(net, model)
     layout = evaluation_layout(study)
+    counts = np.zeros(layout.length, np.int64)
     if len(data):
-        counts = histogram(predict(net, data, study.input), data.y, data.patients, layout)
-    else:
-        counts = np.zeros(layout.length, np.int64)
+        counts += histogram(_finite(predict(net, data, study.input)), data.y, data.patients, layout)
     if study.privacy.mode != "none":
         scale = layout.sensitivity / Fraction(str(study.privacy.evaluation_epsilon))
         counts = counts + discrete_laplace(layout.length, scale, SecureSource())
     return pack_counts(counts, roster)
+
+
+def _finite(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Predictions that are not numbers become undecided ones.
+
+    A model can be made to overflow for chosen patients only. An error here would tell the coordinator, without noise,
+    that there is such a patient.
+    """
+    broken = ~np.isfinite(probabilities).all(axis=1)
+    probabilities[broken] = 1.0 / probabilities.shape[1]
+    return probabilities

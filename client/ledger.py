@@ -1,11 +1,14 @@
 """The hospital's privacy ledger: one row per release, written and synced before the upload leaves.
 
-SQLite, append-only; each row carries the hash of the one before and the hospital's signature over its own hash, so that
-`verify` finds an edited, removed or reordered row. A crash between charge and upload costs budget, never privacy.
+SQLite, append-only; each row carries the hash of the one before and the hospital's signature over its own hash. A head
+file beside it holds the number and hash of the last row. Reading checks all of it, so that an edited, removed or
+reordered row is found, also at the end; restoring an old copy of both files together is not found here. A crash between
+charge and upload costs budget, never privacy.
 """
 
 import hashlib
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +19,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedmodels.dp.accounting import SampledGaussian, epsilon_upper
 from fedmodels.errors import FedmodelsError
+from fedmodels.files import write_synced
 from fedmodels.study import Strict
 
 _GENESIS = bytes(32)
+_RESTORE = "nothing was released; free the disk, or restore the newest backup of the whole site directory"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS ledger (
     number INTEGER PRIMARY KEY, charge BLOB NOT NULL, previous BLOB NOT NULL,
@@ -35,7 +40,8 @@ class Charge(Strict, frozen=True):
     run_id: bytes
     session: int
     kind: str
-    model_digest: bytes
+    round: int
+    contributors: tuple[str, ...]
     time: str
     mode: str
     sampling_rate: float = 0.0
@@ -54,6 +60,9 @@ class Ledger:
 
     def __init__(self, path: Path, identity: Ed25519PrivateKey) -> None:
         self._path, self._identity = path, identity
+        self._head = path.with_suffix(".head")
+        if self._head.exists() and not path.exists():
+            raise LedgerError("the ledger is gone, its head is still there", where=str(path), fix=_RESTORE)
         with self._open() as database:
             database.execute(_SCHEMA)
 
@@ -68,7 +77,7 @@ class Ledger:
             raise LedgerError(
                 f"the ledger cannot be read or written: {error}",
                 where=str(self._path),
-                fix="nothing was released; free the disk, or restore the newest backup",
+                fix=_RESTORE,
             ) from None
         finally:
             database.close()
@@ -84,6 +93,12 @@ class Ledger:
             row = (number, body, previous, digest, self._identity.sign(digest))
             database.execute("INSERT INTO ledger VALUES (?, ?, ?, ?, ?)", row)
             database.execute("COMMIT")
+        try:
+            write_synced(self._head, number.to_bytes(8, "big") + digest, mode=0o600)
+        except OSError as error:
+            raise LedgerError(
+                f"the ledger's head cannot be written: {error.strerror}", where=str(self._head), fix=_RESTORE
+            ) from None
 
     def charges(self) -> list[Charge]:
         """All charges in order, after checking the whole chain; `LedgerError` names the first bad row."""
@@ -99,7 +114,19 @@ class Ledger:
                 raise self._broken(position, "a row was edited, removed or reordered")
             charges.append(msgspec.msgpack.decode(body, type=Charge))
             previous = digest
+        self._check_head([_GENESIS, *(row[3] for row in rows)])
         return charges
+
+    def _check_head(self, hashes: list[bytes]) -> None:
+        """The head is that of the last row, or of the one before where a crash came between the two writes."""
+        if not self._head.exists():
+            if len(hashes) > 2:
+                raise LedgerError("the ledger's head is gone", where=str(self._head), fix=_RESTORE)
+            return
+        head = self._head.read_bytes()
+        number = int.from_bytes(head[:8], "big")
+        if number not in (len(hashes) - 1, len(hashes) - 2) or head[8:] != hashes[number]:
+            raise self._broken(len(hashes), "rows were removed at the end")
 
     def _broken(self, number: int, why: str) -> LedgerError:
         return LedgerError(
@@ -118,14 +145,16 @@ def epsilon_of(charges: list[Charge], study_digest: bytes) -> tuple[float, float
 
     A release without privacy costs infinity.
     """
-    spent: dict[bytes, float] = {study_digest: 0.0}
-    steps: dict[tuple[bytes, float, float, float], int] = {}
+    pure: dict[bytes, float] = {study_digest: 0.0}
+    steps: dict[tuple[bytes, float], Counter[tuple[float, float]]] = {}
     for charge in charges:
-        spent.setdefault(charge.study_digest, 0.0)
-        spent[charge.study_digest] += float("inf") if charge.mode == "none" else charge.pure_epsilon
+        cost = float("inf") if charge.mode == "none" else charge.pure_epsilon
+        pure[charge.study_digest] = pure.get(charge.study_digest, 0.0) + cost
         if charge.steps:
-            key = (charge.study_digest, charge.sampling_rate, charge.noise_multiplier, charge.delta)
-            steps[key] = steps.get(key, 0) + charge.steps
-    for (digest, rate, noise, delta), count in steps.items():
-        spent[digest] += epsilon_upper(SampledGaussian(rate, noise, count), delta)
+            counter = steps.setdefault((charge.study_digest, charge.delta), Counter())
+            counter[charge.sampling_rate, charge.noise_multiplier] += charge.steps
+    spent = dict(pure)
+    for (digest, delta), counter in steps.items():
+        events = tuple(SampledGaussian(rate, noise, count) for (rate, noise), count in sorted(counter.items()))
+        spent[digest] += epsilon_upper(events, delta)
     return spent[study_digest], sum(value for digest, value in spent.items() if digest != study_digest)

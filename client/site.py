@@ -6,12 +6,15 @@ code runs against it in deployment and in simulation. Nothing that must survive 
 and the ratcheted protocol state are on disk before the bytes they stand for are handed over.
 """
 
+import fcntl
 import hashlib
+import io
 import json
 import math
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +26,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.contribution import counts_vector, update_vector
 from client.ledger import Charge, Ledger, epsilon_of
 from client.policy import DEFAULT, Policy, check_budget, check_study
+from client.releases import check_releases, check_without_privacy
 from fedmodels import secagg, strict_toml, wire
-from fedmodels.data.dataset import TEST, TRAIN
+from fedmodels.data.dataset import TEST, TRAIN, Dataset
 from fedmodels.data.load import load
-from fedmodels.dp.plan import Plan, plan_for
-from fedmodels.errors import FedmodelsError, Refused, UsageError
+from fedmodels.dp.plan import plan_for
+from fedmodels.errors import FedmodelsError, Refused, RemoteProtocolError, UsageError
 from fedmodels.files import read_text, write_synced
 from fedmodels.models.registry import expected_parameters
 from fedmodels.study import Hospital, Roster, Study, check_roster, parse_roster, parse_study
@@ -42,8 +46,8 @@ def create_site(directory: Path, name: str, policy: str = DEFAULT) -> None:
         raise UsageError(
             "there is a hospital in this folder already", where=str(directory), fix="choose another folder"
         )
-    (directory / "approved").mkdir(parents=True, exist_ok=True)
-    (directory / "runs").mkdir(mode=0o700, exist_ok=True)
+    for folder in (directory, directory / "approved", directory / "runs"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_synced(directory / "policy.toml", policy.encode())
     write_synced(directory / "name", f"{name}\n".encode())
     write_synced(directory / "identity.key", Ed25519PrivateKey.generate().private_bytes_raw(), mode=0o600)
@@ -111,15 +115,38 @@ class Site:
     # What the coordinator may ask
 
     def handle(self, request: wire.Request, model: Model | None) -> Reply:
-        """The reply to a request and the masked vector beside it. Raises a `FedmodelsError` and changes nothing."""
-        check_study(self.policy, self.study)
-        if isinstance(request, wire.SetupRequest):
-            return self._setup(request)
-        if model is None:
-            raise Refused("no-model", "a request to contribute came without a model", fix="use the same version")
-        return self._contribute(request, model)
+        """The reply to a request and the masked vector beside it; raises a `FedmodelsError` where it declines.
 
-    def _setup(self, request: wire.SetupRequest) -> Reply:
+        One request at a time: a second one that comes meanwhile, from another process even, is refused. A request that
+        is refused changes nothing. One that fails after it was charged stays charged.
+        """
+        with self._locked():
+            check_study(self.policy, self.study)
+            match request:
+                case wire.SetupRequest():
+                    return self._setup(request), None
+                case wire.UnmaskRequest():
+                    return self._unmask(request), None
+                case wire.PresenceRequest():
+                    self._load(request.run_id)
+                    return self._presence(), None
+                case wire.ContributeRequest():
+                    return self._contribute(request, model)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.directory / ".lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Refused("busy", "another request is being worked on", fix="ask again later") from None
+            yield
+
+    def _presence(self) -> wire.PresenceReply:
+        self._log("presence", self.name.encode(), None)
+        return wire.PresenceReply(self.name)
+
+    def _setup(self, request: wire.SetupRequest) -> wire.SetupReply:
         if request.study_digest != self.study.digest:
             raise Refused(
                 "study-not-approved",
@@ -135,106 +162,162 @@ class Site:
                 fix="compare the two rosters, then approve it again",
             )
         if self._state_path(request.run_id).exists():
-            raise Refused("run-exists", "this run was set up before", fix="start a new run")
-        state, key_message = secagg.begin_setup(self._terms(request.run_id), self.name, self.identity, os.urandom)
-        self._save(request.run_id, state)
-        self._log("setup", key_message, 0.0)
-        return wire.SetupReply(self.name, key_message), None
-
-    def _contribute(self, request: wire.ContributeRequest, model: Model) -> Reply:
-        state = self._load(request)
-        session = secagg.check_request(state, request.session)
-        if model.size != expected_parameters(self.study) or not np.isfinite(model).all():
-            raise Refused(
-                "wrong-model", "the model sent is not one of this study, or not finite", fix="start a new run"
-            )
-        data = load(self.directory / "data.toml", self.study)
-        plan = plan_for(self.study)
-        charge = self._charge(request, session.session, model, plan)
-        spent = self._afford(charge)
-        # Charged before training: even a failure of it that the coordinator notices is paid for.
-        self.ledger.append(charge)
-        if request.kind == "train":
-            vector = update_vector(
-                self.study, self.roster, self.name, data.part(TRAIN), plan, round_=request.round, model=model
-            )
+            state = self._load(request.run_id)
+            if not isinstance(state, secagg.Announced):
+                raise Refused("run-exists", "this run was set up before", fix="start a new run")
         else:
-            vector = counts_vector(self.study, self.roster, data.part(TEST), model)
-        digest = wire.model_digest(request.kind, request.round, model)
-        state, upload = secagg.upload(state, request.session, digest, vector)
-        self._save(request.run_id, state)
-        self._log(request.kind, upload.header, spent, upload.vector)
-        return wire.ContributeReply(upload.header), upload.vector
+            self._forget_unfinished()
+            state, _ = secagg.begin_setup(self._terms(request.run_id), self.name, self.identity, os.urandom)
+            self._save(request.run_id, state)
+        self._log("setup", state.message, None)
+        return wire.SetupReply(self.name, state.message)
 
-    def _charge(self, request: wire.ContributeRequest, session: int, model: Model, plan: Plan | None) -> Charge:
-        privacy = self.study.privacy
+    def _contribute(self, request: wire.ContributeRequest, model: Model | None) -> Reply:
+        if model is None or model.size != expected_parameters(self.study) or not np.isfinite(model).all():
+            what = "the model sent is missing, not one of this study, or not finite"
+            raise Refused("wrong-model", what, fix="start a new run, with the same version")
+        state = self._load(request.run_id)
+        if isinstance(state, secagg.Announced):
+            state = secagg.finish_setup(state, request.relay)
+        digest = wire.model_digest(request.kind, request.round, model)
+        if secagg.is_repeat(state, request.session, digest):
+            return self._send(request, *self._last_upload(request.run_id), None)
+        asked = secagg.check_request(state, request.session)
+        data = load(self.directory / "data.toml", self.study)
+        charge = self._charge(request, asked, model)
+        spent = self._afford(charge)
+        # Charged before patients' data are used: even a failure that the coordinator notices is paid for.
+        self.ledger.append(charge)
+        vector = self._vector(request, data, model)
+        after: secagg.State
+        if self.study.federation.on_dropout == "recover":
+            after, upload = secagg.upload_recover(state, request.session, digest, vector, os.urandom)
+        else:
+            after, upload = secagg.upload(state, request.session, digest, vector)
+        self._keep_upload(request.run_id, upload.header, upload.vector)
+        self._save(request.run_id, after)
+        return self._send(request, upload.header, upload.vector, spent)
+
+    def _vector(self, request: wire.ContributeRequest, data: Dataset, model: Model) -> npt.NDArray[np.uint32]:
+        if request.kind == "train":
+            return update_vector(
+                self.study, self.roster, self.name, data.part(TRAIN), plan_for(self.study), round_=request.round,
+                model=model,
+            )  # fmt: skip
+        path = self._counts_path(request.run_id, model)
+        if path.exists():  # the noise was drawn and paid for: the same noisy counts may leave again
+            kept: npt.NDArray[np.uint32] = np.load(path, allow_pickle=False)
+            return kept
+        counts = counts_vector(self.study, self.roster, data.part(TEST), model)
+        if self.study.privacy.mode != "none":
+            buffer = io.BytesIO()
+            np.save(buffer, counts)
+            write_synced(path, buffer.getvalue(), mode=0o600)
+        return counts
+
+    def _send(
+        self, request: wire.ContributeRequest, header: bytes, vector: npt.NDArray[np.uint32], epsilon: float | None
+    ) -> Reply:
+        self._log(request.kind, header, epsilon, vector)
+        return wire.ContributeReply(header), vector
+
+    def _unmask(self, request: wire.UnmaskRequest) -> wire.UnmaskReply:
+        state, message = secagg.reveal(self._load(request.run_id), request.message)
+        self._save(request.run_id, state)
+        self._log("unmask", message, None)
+        return wire.UnmaskReply(message)
+
+    def _charge(self, request: wire.ContributeRequest, asked: secagg.SessionRequest, model: Model) -> Charge:
+        privacy, plan = self.study.privacy, plan_for(self.study)
         event = plan.event(1) if plan and request.kind == "train" else None
+        again = request.kind == "evaluate" and self._counts_path(request.run_id, model).exists()
         return Charge(
             study_digest=self.study.digest,
             roster_digest=self.roster.digest,
             run_id=request.run_id,
-            session=session,
+            session=asked.session,
             kind=request.kind,
-            model_digest=hashlib.sha256(np.ascontiguousarray(model).data).digest(),
+            round=request.round,
+            contributors=asked.contributors,
             time=self._now().isoformat(timespec="seconds"),
             mode=privacy.mode,
             sampling_rate=event.sampling_rate if event else 0.0,
             noise_multiplier=event.noise_multiplier if event else 0.0,
             steps=event.steps if event else 0,
             delta=privacy.delta if event else 0.0,
-            pure_epsilon=privacy.evaluation_epsilon if plan and request.kind == "evaluate" else 0.0,
+            pure_epsilon=privacy.evaluation_epsilon if plan and request.kind == "evaluate" and not again else 0.0,
         )
 
     def _afford(self, charge: Charge) -> float:
         """Epsilon of this study once `charge` is on the ledger; raises `Refused` where it cannot be afforded."""
         charges = self.ledger.charges()
+        plan = plan_for(self.study)
+        if plan is None:
+            check_without_privacy(self.study, self.roster, charges, charge)
+        else:
+            check_releases(plan.releases, charges, charge)
         spent, elsewhere = epsilon_of([*charges, charge], self.study.digest)
-        if charge.mode != "none":
+        if plan is not None:
             check_budget(self.policy, self.study.epsilon_total, spent, elsewhere)
-        elif charge.kind == "train" and any(
-            (c.study_digest, c.kind, c.model_digest) == (charge.study_digest, "train", charge.model_digest)
-            for c in charges
-        ):
-            raise Refused(
-                "same-model-twice",
-                "without differential privacy a hospital contributes once to the same global model, because two sums "
-                "over different hospitals could be subtracted",
-                fix="start a new run, or use a privacy mode with noise",
-            )
         return spent
 
     # What it keeps
 
     def _terms(self, run_id: bytes) -> secagg.Terms:
-        federation, privacy = self.study.federation, self.study.privacy
-        return secagg.Terms(
-            run_id, self.study.digest, self.roster.keys, federation.min_contributors, privacy.max_colluding
-        )
+        return wire.terms(self.study, self.roster, run_id)
 
     def _state_path(self, run_id: bytes) -> Path:
         return self.directory / "runs" / f"{run_id.hex()}.state"
 
-    def _load(self, request: wire.ContributeRequest) -> secagg.Ready:
-        """The protocol state after set-up; the keys of the others come with the first request that needs them."""
+    def _upload_path(self, run_id: bytes) -> Path:
+        return self.directory / "runs" / f"{run_id.hex()}.upload"
+
+    def _counts_path(self, run_id: bytes, model: Model) -> Path:
+        digest = hashlib.sha256(np.ascontiguousarray(model).data).hexdigest()
+        return self.directory / "runs" / f"{run_id.hex()}.{digest[:16]}.counts.npy"
+
+    def _load(self, run_id: bytes) -> secagg.State:
+        """The protocol state of a run that was set up here under what is approved now."""
         try:
-            state = secagg.load(self._state_path(request.run_id).read_bytes())
+            state = secagg.load(self._state_path(run_id).read_bytes())
         except FileNotFoundError:
             raise Refused("unknown-run", "no set-up for this run", fix="start a new run") from None
-        if state.terms != self._terms(request.run_id):
+        if state.terms != self._terms(run_id):
             raise Refused(
                 "approval-changed",
                 "study or roster were approved anew since this run was set up",
                 where="approved",
                 fix="start a new run",
             )
-        return state if isinstance(state, secagg.Ready) else secagg.finish_setup(state, request.relay)
+        return state
 
     def _save(self, run_id: bytes, state: secagg.State) -> None:
         write_synced(self._state_path(run_id), secagg.dump(state), mode=0o600)
 
-    def _log(self, kind: str, header: bytes, epsilon: float, masked: npt.NDArray[np.uint32] | None = None) -> None:
-        """One line for each message that leaves, before it leaves."""
-        digest, size = hashlib.sha256(header), len(header)
+    def _forget_unfinished(self) -> None:
+        """Remove set-ups that never became a run, so that asking for set-ups does not fill the disk."""
+        for path in (self.directory / "runs").glob("*.state"):
+            if isinstance(secagg.load(path.read_bytes()), secagg.Announced):
+                path.unlink()
+
+    def _keep_upload(self, run_id: bytes, header: bytes, vector: npt.NDArray[np.uint32]) -> None:
+        """Keep what is about to leave, masked as it is, for the same request again. Without it a lost reply is a
+        dropout, nothing worse, so it is not synced."""
+        path = self._upload_path(run_id)
+        part = path.with_suffix(".part")
+        part.write_bytes(len(header).to_bytes(8, "big") + header + vector.tobytes())
+        part.replace(path)
+
+    def _last_upload(self, run_id: bytes) -> tuple[bytes, npt.NDArray[np.uint32]]:
+        data = self._upload_path(run_id).read_bytes()
+        size = 8 + int.from_bytes(data[:8], "big")
+        return data[8:size], np.frombuffer(data[size:], np.uint32)
+
+    def _log(
+        self, kind: str, message: bytes, epsilon: float | None, masked: npt.NDArray[np.uint32] | None = None
+    ) -> None:
+        """One line for each message that leaves, before it leaves. epsilon: of the study so far, where it changed."""
+        digest, size = hashlib.sha256(message), len(message)
         if masked is not None:
             digest.update(np.ascontiguousarray(masked).data)
             size += masked.nbytes
@@ -244,21 +327,32 @@ class Site:
             "kind": kind,
             "bytes": size,
             "sha256": digest.hexdigest(),
-            "epsilon": None if math.isinf(epsilon) else round(epsilon, 6),
+            "epsilon": None if epsilon is None or math.isinf(epsilon) else round(epsilon, 6),
         }
         self._append("log.jsonl", json.dumps(line))
 
     def refuse(self, error: Exception) -> wire.Refusal:
-        """The answer to a request that failed: one word. The rest is kept here, for the hospital's own people."""
+        """The answer to a request that failed: one word. The rest is kept here, for the hospital's own people.
+
+        A failure other than a refusal by rule or protocol, which are decided before data are used, has one word for
+        all causes: which of them it was may depend on patients.
+        """
         known = isinstance(error, FedmodelsError)
         text = str(error) if known else "".join(traceback.format_exception(error))
         self._append("errors.log", f"{self._now().isoformat(timespec='seconds')} {text}")
-        rule = error.rule if isinstance(error, Refused) else type(error).__name__ if known else "internal-error"
-        self._log("refusal", rule.encode(), 0.0)
+        match error:
+            case Refused():
+                rule = error.rule
+            case RemoteProtocolError():
+                rule = "protocol"
+            case _:
+                rule = "failed"
+        self._log("refusal", rule.encode(), None)
         return wire.Refusal(rule)
 
     def _append(self, file: str, line: str) -> None:
-        with (self.directory / file).open("a", encoding="utf-8") as log:
+        descriptor = os.open(self.directory / file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as log:
             log.write(line + "\n")
             log.flush()
             os.fsync(log.fileno())

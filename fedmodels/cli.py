@@ -1,6 +1,5 @@
 """The `fedmodels` command: the composition root. Each sub-command imports what it needs when it runs."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -8,15 +7,6 @@ from typing import Annotated, NoReturn
 import typer
 
 from fedmodels.errors import FedmodelsError
-
-# Nothing phones home, in this process or in those that it starts.
-_QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "UV_OFFLINE": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
 
 app = typer.Typer(
     name="fedmodels",
@@ -47,12 +37,14 @@ def simulate(
     data: Annotated[Path | None, typer.Option(help="A pooled data binding to divide.")] = None,
     partition: Annotated[str, typer.Option(help="How to divide it: iid, or dirichlet:ALPHA.")] = "iid",
     backend: Annotated[str, typer.Option(help="local (one process) or ray (Flower's simulation engine).")] = "local",
+    drop: Annotated[float, typer.Option(min=0.0, max=0.9, help="Chance of a hospital to fail in a stage.")] = 0.0,
     setting: Setting = None,
 ) -> None:
     """Run a whole study on this machine, hospitals and coordinator alike."""
+    from simulations.commands import Conditions
     from simulations.commands import simulate as command
 
-    command(study, out, sites or [], data, partition, backend, setting or [])
+    command(study, out, sites or [], data, Conditions(partition, backend, drop), setting or [])
 
 
 @app.command()
@@ -128,9 +120,9 @@ def data_fetch(
 def data_synthetic(
     kind: Annotated[str, typer.Argument(help="image, series, text or table.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
-    hospitals: Annotated[int, typer.Option(help="Number of hospitals.")] = 4,
-    patients: Annotated[int, typer.Option(help="Patients per hospital.")] = 400,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    hospitals: Annotated[int, typer.Option(min=1, help="Number of hospitals.")] = 4,
+    patients: Annotated[int, typer.Option(min=2, help="Patients per hospital.")] = 400,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
 ) -> None:
     """Write a SYNTHETIC cohort: ordinary files and a data binding for each hospital."""
     from simulations.commands import data_synthetic as command
@@ -140,12 +132,15 @@ def data_synthetic(
 
 def main() -> NoReturn:
     """Run the command line; exit with 0 done, 1 failed, 2 wrong use, 3 refused by policy or budget."""
-    os.environ.update(_QUIET)
     try:
         app()
     except FedmodelsError as error:
         sys.stderr.write(f"fedmodels: {error}\n")
         sys.exit(error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"fedmodels: {where}{error.strerror or error}\n  -> check the path, permissions and space\n")
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("fedmodels: stopped\n")
         sys.exit(130)

@@ -1,6 +1,7 @@
 """Reading and writing the small files that a study lives in."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from fedmodels.errors import UsageError
@@ -22,13 +23,18 @@ def read_text(path: Path) -> str:
 
 def write_synced(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write `data` so that after a crash the file holds either the old or the new content, on disk, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

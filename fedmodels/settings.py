@@ -6,10 +6,10 @@ from typing import Any
 
 import tomli_w
 
-from fedmodels.errors import UsageError
+from fedmodels.errors import FileError, UsageError
 
 
-def apply_settings(text: str, settings: Sequence[str]) -> str:
+def apply_settings(text: str, settings: Sequence[str], source: str = "study.toml") -> str:
     """The TOML `text` with each `section.key=value` set; without settings, the same text, comments and all.
 
     A value is read as TOML (3, 0.5, true, [1, 2]), and as a string where that fails. Whether the key exists is for the
@@ -17,7 +17,10 @@ def apply_settings(text: str, settings: Sequence[str]) -> str:
     """
     if not settings:
         return text
-    content = tomllib.loads(text)
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FileError(f"not valid TOML: {error}", where=source, fix="correct the syntax at that place") from None
     for setting in settings:
         path, equals, value = setting.partition("=")
         keys = path.strip().split(".")

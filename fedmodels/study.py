@@ -175,7 +175,9 @@ class Privacy(Strict, frozen=True):
 class Federation(Strict, frozen=True):
     """`[federation]`: how a round opens.
 
-    on_dropout `retry`: a round opens over all hospitals asked, or not at all, and is run again without the missing.
+    on_dropout `retry`: a round opens over all hospitals asked, or not at all, and is run again without the missing; for
+    cheap rounds. `recover`: it opens over those who did not drop out, at least `threshold`; for expensive rounds.
+    threshold: of `recover`; 0 = the smallest that leaves two honest hospitals in any sum a lying coordinator can open.
     max_retries: aborted rounds that the whole study may have (each is charged). update_bound: largest absolute change
     of one parameter in one round that can be encoded; larger ones are clipped and counted.
     """
@@ -183,13 +185,14 @@ class Federation(Strict, frozen=True):
     hospitals: Positive
     min_contributors: Positive = 3
     on_dropout: Literal["retry", "recover"] = "retry"
+    threshold: Annotated[int, Meta(ge=0)] = 0
     max_retries: Annotated[int, Meta(ge=0)] = 2
     timeout_seconds: PositiveFloat = 600.0
     update_bound: PositiveFloat = 4.0
 
     def __post_init__(self) -> None:
-        if self.on_dropout == "recover":
-            raise ValueError("on_dropout `recover` is not in this release: use `retry`")
+        if self.on_dropout == "retry" and self.threshold:
+            raise ValueError("`threshold` belongs to on_dropout `recover`")
 
 
 class Study(Strict, frozen=True):
@@ -214,6 +217,31 @@ class Study(Strict, frozen=True):
             )
         if self.federation.hospitals < least:
             raise ValueError("`federation.hospitals` must be at least `federation.min_contributors`")
+        if self.federation.on_dropout == "recover":
+            self._check_threshold()
+
+    def _check_threshold(self) -> None:
+        hospitals, colluding = self.federation.hospitals, self.privacy.max_colluding
+        if self.threshold > hospitals:
+            raise ValueError(
+                f"on_dropout `recover` needs {self.threshold} of {hospitals} hospitals in every sum: take more "
+                "hospitals, a smaller `privacy.max_colluding`, or on_dropout `retry`"
+            )
+        if 2 * self.threshold - hospitals - colluding < 2:
+            raise ValueError(
+                f"`federation.threshold` {self.threshold} is too small: with {hospitals} hospitals of whom {colluding} "
+                "may collude, a coordinator that lies about dropouts could single one hospital out "
+                f"(2 * threshold - hospitals - colluding must be at least 2: {self._least_threshold} or more)"
+            )
+
+    @property
+    def _least_threshold(self) -> int:
+        return -(-(self.federation.hospitals + self.privacy.max_colluding + 2) // 2)
+
+    @property
+    def threshold(self) -> int:
+        """t of `recover`: fewest hospitals in a sum, as given or the smallest that is safe."""
+        return self.federation.threshold or self._least_threshold
 
     @property
     def digest(self) -> bytes:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from fedmodels.errors import RemoteProtocolError
-from fedmodels.study import Name, Strict
+from fedmodels.secagg import Terms
+from fedmodels.study import Name, Roster, Strict, Study
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 RunId = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -51,6 +52,31 @@ class ContributeRequest(Strict, frozen=True, tag="contribute"):
     relay: Opaque = b""
 
 
+class UnmaskRequest(Strict, frozen=True, tag="unmask"):
+    """A step of unmasking after a `recover` upload; message is a request of `fedmodels.secagg`."""
+
+    run_id: RunId
+    message: Opaque
+
+
+class UnmaskReply(Strict, frozen=True, tag="unmask-reply"):
+    """What the hospital reveals in that step: mask secrets, never anything about data."""
+
+    message: Opaque
+
+
+class PresenceRequest(Strict, frozen=True, tag="presence"):
+    """Asks a hospital that failed to contribute whether it is back."""
+
+    run_id: RunId
+
+
+class PresenceReply(Strict, frozen=True, tag="presence-reply"):
+    """It is, and still has its protocol state of this run."""
+
+    hospital: Name
+
+
 class ContributeReply(Strict, frozen=True, tag="contribute-reply"):
     """The header of a masked vector that travels beside it."""
 
@@ -63,8 +89,8 @@ class Refusal(Strict, frozen=True, tag="refusal"):
     rule: Annotated[str, Meta(max_length=64)]
 
 
-Request = SetupRequest | ContributeRequest
-Reply = SetupReply | ContributeReply | Refusal
+Request = SetupRequest | ContributeRequest | UnmaskRequest | PresenceRequest
+Reply = SetupReply | ContributeReply | UnmaskReply | PresenceReply | Refusal
 
 
 def encode(message: Request | Reply) -> bytes:
@@ -86,6 +112,21 @@ def _decode(data: bytes, kind: type[T]) -> T:
         raise RemoteProtocolError(
             f"a message that cannot be read: {error}", fix="both sides need one version"
         ) from None
+
+
+def terms(study: Study, roster: Roster, run_id: bytes) -> Terms:
+    """The terms of secure aggregation that follow from a study and a roster; they bind every value of both."""
+    federation = study.federation
+    agreement = hashlib.sha256(b"fedmodels/agreement/v1" + study.digest + roster.digest).digest()
+    return Terms(
+        run_id,
+        agreement,
+        roster.keys,
+        federation.min_contributors,
+        study.privacy.max_colluding,
+        federation.on_dropout,
+        study.threshold if federation.on_dropout == "recover" else None,
+    )
 
 
 def model_digest(kind: Kind, round_: int, model: npt.NDArray[np.float32]) -> bytes:

@@ -18,14 +18,13 @@ OnRound = Callable[[RoundLine], None]
 
 
 def run_study(
-    grid: Grid, study_file: Path, roster_file: Path, out: Path, on_round: OnRound = lambda _: None
+    exchange: Exchange, study_file: Path, roster_file: Path, out: Path, on_round: OnRound = lambda _: None
 ) -> dict[str, Any]:
-    """Run a whole study over `grid` and leave a run directory at `out`; returns the content of its `result.json`."""
+    """Run a whole study over `exchange` and leave a run directory at `out`; returns the content of `result.json`."""
     study_text, roster_text = read_text(study_file), read_text(roster_file)
     study, roster = parse_study(study_text, str(study_file)), parse_roster(roster_text, str(roster_file))
-    coordinator = Coordinator(study, roster, Exchange(grid), os.urandom(16))
+    coordinator = Coordinator(study, roster, exchange, os.urandom(16))
     directory = RunDirectory(out, study_text.encode(), roster_text.encode())
-    coordinator.set_up()
     for line in coordinator.rounds():
         directory.add(line)
         on_round(line)
@@ -39,4 +38,4 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Entry point for Flower: `study`, `roster` and `out` are paths at the coordinator, given as run config."""
     study, roster, out = (Path(str(context.run_config[key])) for key in ("study", "roster", "out"))
-    run_study(grid, study, roster, out)
+    run_study(Exchange(grid), study, roster, out)

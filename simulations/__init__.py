@@ -1,0 +1,3 @@
+"""Many hospitals on one machine."""
+
+import fedmodels.quiet  # noqa: F401 - before anything imports Flower

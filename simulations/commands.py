@@ -1,7 +1,9 @@
 """The commands that simulate, as a person uses them: find the data, show progress, print one table."""
 
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedmodels.data.binding import read_binding, sources
+from fedmodels.dp.plan import plan_for
 from fedmodels.errors import UsageError
 from fedmodels.files import read_text
 from fedmodels.settings import apply_settings
@@ -25,13 +28,25 @@ _METRICS = ("accuracy", "auroc", "auprc", "macro_f1", "ece", "loss", "n")
 _console = Console()
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """How a study is simulated. drop: probability that a hospital fails in a stage of a round."""
+
+    partition: str = "iid"
+    backend: str = "local"
+    drop: float = 0.0
+
+
 def simulate(
-    name: str, out: Path, sites: Sequence[str], data: Path | None, partition: str, backend: str, settings: Sequence[str]
+    name: str, out: Path, sites: Sequence[str], data: Path | None, conditions: Conditions, settings: Sequence[str]
 ) -> None:
     """Run a whole study on this machine and leave the run directory `out`, which must be new."""
+    backend, drop = conditions.backend, conditions.drop
     if backend not in get_args(Backend):
         raise UsageError(f"unknown backend `{backend}`", where="--backend", fix="use local or ray")
-    if out.exists() and any(out.iterdir()):
+    if drop and backend != "local":
+        raise UsageError("dropouts are simulated on the local backend only", where="--drop", fix="use --backend local")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("the folder is not empty", where=str(out), fix="name a new folder for this run")
     file = _study_file(name)
     number, folders = _sites(sites)
@@ -39,10 +54,19 @@ def simulate(
         settings = [*settings, f"federation.hospitals={number}"]
     elif folders:
         settings = [*settings, f"federation.hospitals={len(folders)}"]
-    text = apply_settings(read_text(file), settings)
+    text = apply_settings(read_text(file), settings, str(file))
     study = parse_study(text, str(file))
+    if (retries := retries_for(study, drop)) > study.federation.max_retries:
+        text = apply_settings(text, [f"federation.max_retries={retries}"])
+        study = parse_study(text, str(file))
+        _console.print(
+            f"--drop {drop:g}: max_retries raised to {retries}; noise is calibrated for as many more uploads"
+        )
+    plan_for(study)
     with _console.status("preparing the hospitals' data"):
-        hospitals = _hospitals(study, file, folders, data, Partition.parse(partition), out, divide=bool(number))
+        hospitals = _hospitals(
+            study, file, folders, data, Partition.parse(conditions.partition), out, divide=bool(number)
+        )
         federation = build_federation(study, text.encode(), hospitals, out)
     _announce(study)
     start = time.monotonic()
@@ -52,9 +76,26 @@ def simulate(
         def on_round(line: RoundLine) -> None:
             progress.update(task, completed=line.round, description=_describe(line))
 
-        run_federation(federation, out, backend, on_round)  # type: ignore[arg-type]  # checked above
+        run_federation(federation, out, backend, on_round, drop)  # type: ignore[arg-type]  # checked above
     result = add_exact_metrics(study, federation, out)
     _print_result(result, out, time.monotonic() - start)
+
+
+def retries_for(study: Study, drop: float) -> int:
+    """Aborted rounds that a study should allow where each hospital fails in a stage with probability `drop`.
+
+    Mean plus four standard deviations of the number of failures before the last success. A `retry` round succeeds when
+    nobody fails, a `recover` round (at least) when `threshold` hospitals get through all three of its stages.
+    """
+    hospitals, need, stages = study.federation.hospitals, study.federation.hospitals, 1
+    if study.federation.on_dropout == "recover":
+        need, stages = study.threshold, 3
+    there = (1.0 - drop) ** stages
+    success = sum(
+        math.comb(hospitals, k) * there**k * (1.0 - there) ** (hospitals - k) for k in range(need, hospitals + 1)
+    )
+    mean = study.training.rounds * (1.0 - success) / success
+    return math.ceil(mean + 4.0 * math.sqrt(mean / success))
 
 
 def data_synthetic(kind: str, out: Path, hospitals: int, patients: int, seed: int) -> None:

@@ -1,5 +1,6 @@
 """Site directories for a simulation: the same ones as in deployment, made on one machine."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,11 @@ def natural(bindings: list[Path]) -> list[HospitalData]:
     names = [path.parent.name if path.stem == "data" else path.stem for path in bindings]
     if len(set(names)) != len(names):
         raise UsageError("two sites have the same name", where="--sites", fix="rename a folder")
+    for name in names:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name):
+            raise UsageError(
+                f"`{name}` cannot be a hospital's name", where="--sites", fix="name the folder with a-z, 0-9, - and _"
+            )
     return sorted((HospitalData(n, p) for n, p in zip(names, bindings, strict=True)), key=lambda h: h.name)
 
 

@@ -1,5 +1,7 @@
 """A Flower `Grid` in one process: every message crosses the same serialisation as on a wire, and nothing else does.
 
+Hospitals work one after the other, so a time-out must have room for all of them: see `Exchange`.
+
 This is one of the three files that may use Flower's private names (see tests/test_walls.py).
 """
 
@@ -80,11 +82,13 @@ class LocalGrid(Grid):
         message = _parse(body)
         if time.monotonic() - pushed > message.metadata.ttl:
             return None
+        return _parse(_serialise(self._reply(message)))
+
+    def _reply(self, message: Message) -> Message:
         try:
-            reply = self._app(message=message, context=self._contexts[message.metadata.dst_node_id])
+            return self._app(message=message, context=self._contexts[message.metadata.dst_node_id])
         except Exception:  # noqa: BLE001 - as on a real node: the coordinator learns that it failed, and nothing else
-            reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, ""), reply_to=message)
-        return _parse(_serialise(reply))
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, ""), reply_to=message)
 
 
 def _serialise(message: Message) -> bytes:

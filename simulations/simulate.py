@@ -3,11 +3,13 @@
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from flwr.app import Context
 from flwr.clientapp import ClientApp
@@ -26,30 +28,45 @@ from fedmodels.models.registry import expected_parameters
 from fedmodels.report.page import write_report
 from fedmodels.study import Study
 from server.app import OnRound, run_study
+from server.exchange import Exchange
+from simulations.faults import FaultyGrid, RandomFaults
 from simulations.federation import Federation
-from simulations.localgrid import LocalGrid
 
 Backend = Literal["local", "ray"]
+Scored = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
 _PARAMETERS_WORTH_THREADS = 1_000_000
 
 
-def run_federation(federation: Federation, out: Path, backend: Backend, on_round: OnRound) -> dict[str, Any]:
-    """Run the study of `federation` and leave a run directory at `out`; returns the content of `result.json`."""
+def run_federation(
+    federation: Federation, out: Path, backend: Backend, on_round: OnRound, drop: float = 0.0
+) -> dict[str, Any]:
+    """Run the study of `federation` and leave a run directory at `out`; returns the content of `result.json`.
+
+    drop: probability that a hospital fails in a stage of a round; only on the local backend.
+    """
+    study, sites = Site(federation.sites[0]).study, federation.sites
     if backend == "ray":
         return _run_ray(federation, out, on_round)
-    _limit_threads(federation)
-    grid = LocalGrid(register(ClientApp()), [{"site": str(site)} for site in federation.sites])
-    try:
-        return run_study(grid, federation.study_file, federation.roster_file, out, on_round)
-    finally:
-        grid.close()
+    faults = RandomFaults(drop, study.training.seed)
+    grid = FaultyGrid(register(ClientApp()), [{"site": str(site)} for site in sites], faults)
+    with _few_threads(study):
+        try:
+            exchange = Exchange(grid, patience=len(sites))
+            return run_study(exchange, federation.study_file, federation.roster_file, out, on_round)
+        finally:
+            grid.close()
 
 
-def _limit_threads(federation: Federation) -> None:
+@contextmanager
+def _few_threads(study: Study) -> Iterator[None]:
     """One thread for a small model: on a busy machine torch's barriers cost it several times what they save."""
-    study = Site(federation.sites[0]).study
+    before = torch.get_num_threads()
     if expected_parameters(study) < _PARAMETERS_WORTH_THREADS:
         torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _run_ray(federation: Federation, out: Path, on_round: OnRound) -> dict[str, Any]:
@@ -62,12 +79,15 @@ def _run_ray(federation: Federation, out: Path, on_round: OnRound) -> dict[str, 
     sites = [str(site.resolve()) for site in federation.sites]
     client = register(ClientApp(), lambda context: Path(sites[int(context.node_config["partition-id"])]))
     server, outcome = ServerApp(), _Outcome()
+    cores = os.cpu_count() or 1
+    patience = -(-len(sites) // cores)
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signature
-        outcome.keep(lambda: run_study(grid, federation.study_file, federation.roster_file, out, on_round))
+        outcome.keep(
+            lambda: run_study(Exchange(grid, patience), federation.study_file, federation.roster_file, out, on_round)
+        )
 
-    cores = os.cpu_count() or 1
     run_simulation(server, client, len(sites), backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0},
                    "init_args": {"num_cpus": cores, "include_dashboard": False}})  # fmt: skip
     return outcome.get()
@@ -104,11 +124,13 @@ def add_exact_metrics(study: Study, federation: Federation, out: Path) -> dict[s
     result: dict[str, Any] = json.loads((out / "result.json").read_text())
     result["simulation"] = {
         "about": "computed from the test records of all hospitals in one place: possible in a simulation only",
-        "metrics": exact_metrics(
-            np.concatenate([p for p, _ in scored.values()]), np.concatenate([y for _, y in scored.values()])
-        ),
+        "metrics": exact_metrics(*_together(list(scored.values()))) if scored else {},
         "per_hospital": {name: exact_metrics(p, y) for name, (p, y) in scored.items()},
     }
     write_synced(out / "result.json", json.dumps(result, indent=2).encode() + b"\n")
     write_report(out)
     return result
+
+
+def _together(scored: list[Scored]) -> Scored:
+    return np.concatenate([p for p, _ in scored]), np.concatenate([y for _, y in scored])

@@ -8,7 +8,7 @@ process because a grid evaluation takes up to a second.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 from dp_accounting import NeighboringRelation
 from dp_accounting.pld import privacy_loss_distribution as pld
@@ -49,17 +49,26 @@ class EpsilonBounds:
     upper: float
 
 
-def epsilon_upper(event: SampledGaussian, delta: float) -> float:
-    """The epsilon to charge for `event` at `delta` in (0, 1): never below the true one. Zero steps cost nothing."""
+def epsilon_upper(events: SampledGaussian | tuple[SampledGaussian, ...], delta: float) -> float:
+    """The epsilon to charge for all of `events` together at `delta` in (0, 1): never below the true one.
+
+    Zero steps cost nothing.
+    """
     _check_delta(delta)
-    return _epsilon(event, delta, pessimistic=True, grid=_GRID) if event.steps else 0.0
+    return _epsilon(_tuple(events), delta, pessimistic=True, grid=_GRID)
 
 
 def epsilon_bounds(event: SampledGaussian, delta: float) -> EpsilonBounds:
     """`epsilon_upper` with an optimistic bound beside it (wider for many steps: up to steps * 5e-5 below)."""
     _check_delta(delta)
-    lower = _epsilon(event, delta, pessimistic=False, grid=_FINE_GRID) if event.steps else 0.0
-    return EpsilonBounds(lower, epsilon_upper(event, delta))
+    return EpsilonBounds(
+        _epsilon(_tuple(event), delta, pessimistic=False, grid=_FINE_GRID), epsilon_upper(event, delta)
+    )
+
+
+def _tuple(events: SampledGaussian | tuple[SampledGaussian, ...]) -> tuple[SampledGaussian, ...]:
+    every = (events,) if isinstance(events, SampledGaussian) else events
+    return tuple(event for event in every if event.steps)
 
 
 def _check_delta(delta: float) -> None:
@@ -94,7 +103,7 @@ def _bracket(sampling_rate: float, steps: int, target: float, delta: float) -> t
         raise PrivacyError(f"cannot calibrate noise to epsilon {target} over {steps} steps")
 
     def coarse(noise: float) -> float:
-        return _epsilon(SampledGaussian(sampling_rate, noise, steps), delta, pessimistic=True, grid=_COARSE_GRID)
+        return _epsilon((SampledGaussian(sampling_rate, noise, steps),), delta, pessimistic=True, grid=_COARSE_GRID)
 
     high = 1.0
     while coarse(high) > target:
@@ -114,9 +123,14 @@ def _bracket(sampling_rate: float, steps: int, target: float, delta: float) -> t
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(event: SampledGaussian, delta: float, *, pessimistic: bool, grid: float) -> float:
-    step = _one_step(event.sampling_rate, event.noise_multiplier, pessimistic, grid)
-    return float(step.self_compose(event.steps).get_epsilon_for_delta(delta))
+def _epsilon(events: tuple[SampledGaussian, ...], delta: float, *, pessimistic: bool, grid: float) -> float:
+    if not events:
+        return 0.0
+    losses = [
+        _one_step(event.sampling_rate, event.noise_multiplier, pessimistic, grid).self_compose(event.steps)
+        for event in events
+    ]
+    return float(reduce(lambda left, right: left.compose(right), losses).get_epsilon_for_delta(delta))
 
 
 @lru_cache(maxsize=64)

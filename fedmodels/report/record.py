@@ -35,6 +35,7 @@ class Dropout(msgspec.Struct, frozen=True):
     """A hospital that was asked to contribute and did not; `reason` is what the coordinator knows."""
 
     round: int
+    kind: str
     hospital: str
     reason: str
 
@@ -97,10 +98,6 @@ class Record:
         if self.study.privacy.mode == "none":
             return len(self.rounds)
         return self.result.privacy.steps // self.study.training.local_steps
-
-    def in_evaluation(self, dropout: Dropout) -> bool:
-        """Whether a hospital was missing in the evaluation, which follows the last round, and not in training."""
-        return dropout.hospital in self.rounds[dropout.round - 1].hospitals
 
 
 def read_record(run: Path) -> Record:

@@ -38,6 +38,7 @@ from fedmodels.secagg.aggregator import Aggregator, Session, collect, open_sessi
 from fedmodels.secagg.contributor import Upload, begin_setup, check_request, finish_setup, is_repeat, upload
 from fedmodels.secagg.encoding import Lattice
 from fedmodels.secagg.keystream import Vector
+from fedmodels.secagg.messages import SessionRequest
 from fedmodels.secagg.primitives import Randomness
 from fedmodels.secagg.recovery import reveal, reveal_pairs, reveal_shares, upload_recover
 from fedmodels.secagg.states import Announced, PairsRevealed, Ready, SetUp, State, Unmasked, Uploaded
@@ -55,6 +56,7 @@ __all__ = [
     "Recall",
     "RecoverSession",
     "Session",
+    "SessionRequest",
     "SetUp",
     "State",
     "Terms",

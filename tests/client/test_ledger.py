@@ -14,7 +14,7 @@ STUDY, OTHER = b"a" * 32, b"b" * 32
 
 
 def charge(session: int, study: bytes = STUDY, **changes: object) -> Charge:
-    base = Charge(study, b"r" * 32, b"i" * 16, session, "train", b"m" * 32, "2026-01-01T00:00:00+00:00", "local",
+    base = Charge(study, b"r" * 32, b"i" * 16, session, "train", 1, ("a", "b"), "2026-01-01T00:00:00+00:00", "local",
                   sampling_rate=0.1, noise_multiplier=1.0, steps=10, delta=1e-5)  # fmt: skip
     return msgspec.structs.replace(base, **changes)
 
@@ -40,6 +40,8 @@ def test_charges_come_back_in_order_also_after_a_restart(ledger: Ledger, tmp_pat
         "UPDATE ledger SET charge = (SELECT charge FROM ledger WHERE number = 1) WHERE number = 2",
         "DELETE FROM ledger WHERE number = 2",
         "DELETE FROM ledger WHERE number = 1",
+        "DELETE FROM ledger WHERE number = 3",
+        "DELETE FROM ledger",
         "UPDATE ledger SET number = -number; UPDATE ledger SET number = 4 + number",
         "UPDATE ledger SET signature = zeroblob(64) WHERE number = 3",
         "UPDATE ledger SET hash = zeroblob(32) WHERE number = 3",
@@ -59,6 +61,34 @@ def test_a_row_signed_by_another_key_is_found(ledger: Ledger, tmp_path: Path) ->
     Ledger(tmp_path / "ledger.sqlite", Ed25519PrivateKey.generate()).append(charge(4))
     with pytest.raises(LedgerError, match="row 4"):
         ledger.charges()
+
+
+def test_a_ledger_that_is_gone_is_found(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").unlink()
+    with pytest.raises(LedgerError, match="gone"):
+        Ledger(tmp_path / "ledger.sqlite", Ed25519PrivateKey.from_private_bytes(bytes(32)))
+
+
+def test_a_head_that_is_gone_is_found(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "ledger.head").unlink()
+    with pytest.raises(LedgerError, match="head is gone"):
+        ledger.charges()
+
+
+def test_a_crash_between_row_and_head_is_understood(ledger: Ledger, tmp_path: Path) -> None:
+    before = (tmp_path / "ledger.head").read_bytes()
+    ledger.append(charge(4))
+    (tmp_path / "ledger.head").write_bytes(before)
+    assert [c.session for c in ledger.charges()] == [1, 2, 3, 4]
+    ledger.append(charge(5))
+    assert len(ledger.charges()) == 5
+
+
+def test_different_noise_in_one_study_composes_at_one_delta() -> None:
+    charges = [charge(1), charge(2, noise_multiplier=2.0)]
+    here, _ = epsilon_of(charges, STUDY)
+    parts = [epsilon_upper(SampledGaussian(0.1, noise, 10), 1e-5) for noise in (1.0, 2.0)]
+    assert max(parts) < here < sum(parts)
 
 
 def test_a_file_that_is_no_database_is_a_named_error(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from federations import tiny_federation
 
+import client.site
 from client.contribution import update_vector
 from client.ledger import Ledger
 from client.site import Site, create_site
@@ -14,7 +15,7 @@ from fedmodels import secagg, wire
 from fedmodels.data.dataset import TRAIN
 from fedmodels.data.load import load
 from fedmodels.dp.plan import plan_for
-from fedmodels.errors import FedmodelsError, ProtocolError, Refused, UsageError
+from fedmodels.errors import DataError, FedmodelsError, ProtocolError, Refused, UsageError
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
 from fedmodels.secagg.messages import SessionRequest, encode
@@ -28,8 +29,10 @@ class Coordinator:
     def __init__(self, sites: list[Site]) -> None:
         first = sites[0]
         self.sites = sites
-        terms = secagg.Terms(RUN, first.study.digest, first.roster.keys, 3, 1)
-        self.aggregator = secagg.Aggregator(terms)
+        self.aggregator = secagg.Aggregator(wire.terms(first.study, first.roster, RUN))
+        self.open = secagg.open_session
+        if first.study.federation.on_dropout == "recover":
+            self.open = secagg.open_recovery
         self.model = flatten(build_model(first.study))
         for site in sites:
             reply, _ = site.handle(wire.SetupRequest(RUN, first.study.digest, first.roster.digest), None)
@@ -37,7 +40,7 @@ class Coordinator:
             self.aggregator = secagg.collect(self.aggregator, reply.key_message)
 
     def request(self, kind: wire.Kind = "train", round_: int = 1, number: int | None = None) -> wire.ContributeRequest:
-        self.aggregator, session = secagg.open_session(
+        self.aggregator, session = self.open(
             self.aggregator,
             number or self.aggregator.next_session,
             tuple(s.name for s in self.sites),
@@ -52,19 +55,27 @@ def sites_of(tmp_path: Path, *settings: str) -> list[Site]:
 
 
 def snapshot(site: Site) -> dict[str, bytes]:
-    return {str(p): p.read_bytes() for p in site.directory.rglob("*") if p.is_file()}
+    return {str(p): p.read_bytes() for p in site.directory.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
-def test_the_ledger_is_written_before_the_state_and_the_state_before_the_log(
+def test_the_charge_comes_before_training_and_the_state_before_anything_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each step is spied upon, not replaced: a step that ran out of order would fail the ones after it as well."""
     coordinator = Coordinator(sites_of(tmp_path))
     site, order = coordinator.sites[0], []
-    monkeypatch.setattr(Ledger, "append", lambda *_: order.append("ledger"))
-    monkeypatch.setattr(Site, "_save", lambda *_: order.append("state"))
-    monkeypatch.setattr(Site, "_log", lambda *_: order.append("log"))
+
+    def spy(target: object, name: str, label: str) -> None:
+        real = getattr(target, name)
+        monkeypatch.setattr(target, name, lambda *a, **k: (order.append(label), real(*a, **k))[1])
+
+    spy(Ledger, "append", "charge")
+    spy(client.site, "update_vector", "train")
+    spy(secagg, "upload", "mask")
+    spy(Site, "_save", "state")
+    spy(Site, "_log", "log")
     site.handle(coordinator.request(), coordinator.model)
-    assert order == ["ledger", "state", "log"]
+    assert order == ["charge", "train", "mask", "state", "log"]
 
 
 def test_every_upload_is_charged_and_logged_with_its_digest(tmp_path: Path) -> None:
@@ -117,7 +128,7 @@ def test_requests_out_of_order_are_refused_and_change_nothing(tmp_path: Path) ->
     before = snapshot(site)
     again = wire.SetupRequest(RUN, site.study.digest, site.roster.digest)
     for bad, model in (
-        (request, coordinator.model),  # replayed
+        (request, coordinator.model + np.float32(1.0)),  # the same session for another model
         (again, None),  # second set-up
         (wire.ContributeRequest(bytes(15) + b"x", "train", 1, request.session), coordinator.model),  # unknown run
         (wire.ContributeRequest(RUN, "train", 2, b"rubbish"), coordinator.model),
@@ -141,29 +152,94 @@ def test_a_session_below_the_smallest_number_of_hospitals_is_refused(tmp_path: P
     assert site.ledger.charges() == []
 
 
-def test_the_budget_ends_the_study_and_no_message_changes_that(tmp_path: Path) -> None:
+def test_planned_uploads_end_the_study_and_no_message_changes_that(tmp_path: Path) -> None:
     coordinator = Coordinator(sites_of(tmp_path, "training.rounds=1", "federation.max_retries=1"))
     site = coordinator.sites[0]
     for _ in range(2):
         site.handle(coordinator.request(), coordinator.model)
     site.handle(coordinator.request("evaluate"), coordinator.model)
     before = snapshot(site)
-    for kind in ("train", "evaluate"):
-        with pytest.raises(Refused) as caught:
-            site.handle(coordinator.request(kind), coordinator.model)
-        assert caught.value.rule == "study-epsilon"
+    with pytest.raises(Refused) as caught:
+        site.handle(coordinator.request(), coordinator.model)
+    assert caught.value.rule == "releases"
+    coordinator.model = coordinator.model + np.float32(0.1)
+    with pytest.raises(Refused) as caught:
+        site.handle(coordinator.request("evaluate"), coordinator.model)
+    assert caught.value.rule == "evaluations"
     assert snapshot(site) == before
 
 
-def test_without_privacy_a_hospital_contributes_once_to_the_same_model(tmp_path: Path) -> None:
+def test_the_same_noisy_counts_leave_again_at_no_more_cost_but_under_new_masks(tmp_path: Path) -> None:
+    coordinator = Coordinator(sites_of(tmp_path))
+    site = coordinator.sites[0]
+    _, one = site.handle(coordinator.request("evaluate"), coordinator.model)
+    (path,) = (site.directory / "runs").glob("*.counts.npy")
+    counts = path.read_bytes()
+    _, two = site.handle(coordinator.request("evaluate"), coordinator.model)
+    assert path.read_bytes() == counts
+    assert np.mean(one == two) < 0.05
+    assert [charge.pure_epsilon for charge in site.ledger.charges()] == [1.0, 0.0]
+
+
+def test_the_same_request_again_gets_the_same_bytes_and_costs_nothing(tmp_path: Path) -> None:
+    coordinator = Coordinator(sites_of(tmp_path))
+    site, request = coordinator.sites[0], coordinator.request()
+    one, vector = site.handle(request, coordinator.model)
+    two, again = Site(site.directory).handle(request, coordinator.model)
+    assert one == two
+    assert vector is not None
+    assert again is not None
+    assert (vector == again).all()
+    assert len(site.ledger.charges()) == 1
+
+
+def test_a_second_request_meanwhile_is_refused(tmp_path: Path) -> None:
+    coordinator = Coordinator(sites_of(tmp_path))
+    site = coordinator.sites[0]
+    with site._locked(), pytest.raises(Refused) as caught:
+        Site(site.directory).handle(coordinator.request(), coordinator.model)
+    assert caught.value.rule == "busy"
+    site.handle(coordinator.request(), coordinator.model)
+
+
+def test_without_privacy_every_sum_is_over_the_whole_roster(tmp_path: Path) -> None:
+    """Evaluate over everyone, then over everyone but one: the difference would be one hospital's exact counts."""
     coordinator = Coordinator(sites_of(tmp_path, "privacy.mode=none"))
     site = coordinator.sites[0]
+    for kind in ("train", "evaluate"):
+        site.handle(coordinator.request(kind), coordinator.model)
+        sites, coordinator.sites = coordinator.sites, coordinator.sites[:3]
+        with pytest.raises(Refused) as caught:
+            site.handle(coordinator.request(kind), coordinator.model)
+        assert caught.value.rule == "whole-roster"
+        coordinator.sites = sites
+
+
+def test_without_privacy_a_recover_round_is_contributed_to_once(tmp_path: Path) -> None:
+    settings = ["privacy.mode=none", "federation.on_dropout=recover"]
+    coordinator = Coordinator(sites_of(tmp_path, *settings))
+    site = coordinator.sites[0]
     site.handle(coordinator.request(), coordinator.model)
+    coordinator.model = np.nextafter(coordinator.model, np.float32(1.0))
     with pytest.raises(Refused) as caught:
         site.handle(coordinator.request(), coordinator.model)
-    assert caught.value.rule == "same-model-twice"
-    coordinator.model = coordinator.model + np.float32(0.1)
-    site.handle(coordinator.request(), coordinator.model)
+    assert caught.value.rule == "round-twice"
+
+
+def test_a_model_that_overflows_for_chosen_patients_gives_counts_and_no_error(tmp_path: Path) -> None:
+    """An error would answer, without noise, whether there is such a patient."""
+    coordinator = Coordinator(sites_of(tmp_path))
+    site = coordinator.sites[0]
+    coordinator.model = np.full_like(coordinator.model, 3e38)
+    for kind in ("evaluate", "train"):
+        reply, _ = site.handle(coordinator.request(kind), coordinator.model)
+        assert isinstance(reply, wire.ContributeReply)
+
+
+@pytest.mark.parametrize("error", [ValueError("John Doe"), DataError("12 of 303 rows"), MemoryError()])
+def test_failures_after_data_were_used_have_one_word(tmp_path: Path, error: Exception) -> None:
+    site = sites_of(tmp_path)[0]
+    assert site.refuse(error) == wire.Refusal("failed")
 
 
 def test_private_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ def write_run(
         "rounds_completed": rounds,
         "hospitals": list(HOSPITALS),
         "dropouts": [
-            {"round": number, "hospital": name, "reason": reason}
-            for number, name, reason in (*dropouts, *((rounds, *missing) for missing in no_evaluation))
+            *({"round": n, "kind": "train", "hospital": name, "reason": why} for n, name, why in dropouts),
+            *({"round": rounds, "kind": "evaluate", "hospital": name, "reason": why} for name, why in no_evaluation),
         ],
         "metrics": {} if no_evaluation else METRICS,
         "privacy": _privacy(mode, rounds),

@@ -24,13 +24,13 @@ def test_a_run_directory_of_the_server_is_read_back_and_reported(tmp_path, mode)
             RoundLine(number, HOSPITALS, None if private else 0.5, 1.25, 0, 1.5 if private else None, seconds=2.0)
         )
     model = flatten(build_model(study)) + np.float32(0.5)
-    gone = Dropout(2, "basel", "no answer in time")
+    gone = Dropout(2, "evaluate", "basel", "no answer in time")
     directory.finish(study, roster, Outcome(model, METRICS, (gone,), dict.fromkeys(HOSPITALS, 2), Seconds(1.0)))
 
     record = read_record(tmp_path / "run")
     assert record.result.metrics == METRICS
     assert record.sessions == 2
-    assert record.in_evaluation(record.result.dropouts[0])
+    assert record.result.dropouts[0].kind == "evaluate"
     assert [line.update_norm for line in record.rounds] == [1.25, 1.25]
     page = (tmp_path / "run" / "report.html").read_text()
     assert ("NOTHING IS PROMISED" in page) == (mode == "none")

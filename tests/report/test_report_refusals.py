@@ -67,6 +67,6 @@ def test_a_run_whose_last_round_is_missing_is_refused(tmp_path):
 
 def test_a_dropout_of_a_round_that_never_was_is_refused(tmp_path):
     run = write_run(tmp_path / "run")
-    change_result(run, dropouts=[{"round": 0, "hospital": "basel", "reason": "x"}])
+    change_result(run, dropouts=[{"round": 0, "kind": "train", "hospital": "basel", "reason": "x"}])
     with pytest.raises(FileError, match="`dropouts` names a round"):
         write_report(run)

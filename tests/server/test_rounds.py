@@ -1,49 +1,48 @@
 """A whole run at the coordinator over the in-process grid: sums, dropouts, retries, lying and broken hospitals."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from federations import grid_of, tiny_federation
-from flwr.app import Message, RecordDict
+from flwr.app import Message
+from flwr.clientapp import ClientApp
 
+from client.app import register
 from client.site import Site
+from fedmodels import wire
 from fedmodels.errors import RunError, UsageError
+from fedmodels.secagg.messages import RecoverRequest, SessionRequest, decode
 from fedmodels.study import Roster
 from server.app import run_study
+from server.exchange import Exchange
 from server.rounds import RoundLine
+from simulations.faults import Fault, Faults, FaultyGrid
 from simulations.federation import Federation
 from simulations.localgrid import LocalGrid
 
 
-class LossyGrid(LocalGrid):
-    """Empties the replies that `lost(contribution number from 1, node)` names, after the hospital has sent them."""
+def lose(session: int, *nodes: int, kind: str = "train") -> Faults:
+    """The uploads of these nodes to one session never arrive."""
 
-    lost: Callable[[int, int], bool] = staticmethod(lambda *_: False)
-    pushed = -1  # the set-up is number 0
+    def faults(request: wire.Request, node: int) -> Fault:
+        hit = isinstance(request, wire.ContributeRequest) and request.kind == kind and node in nodes
+        if hit and decode(request.session, SessionRequest).session == session:
+            return "cut off"
+        return "none"
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        self.pushed += 1
-        return super().push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        replies = list(super().pull_messages(message_ids))
-        for reply in replies:
-            if not reply.has_error() and self.lost(self.pushed, reply.metadata.src_node_id):
-                reply.content = RecordDict()
-        return replies
+    return faults
 
 
-def run(
-    tmp_path: Path, *settings: str, lost: Callable[[int, int], bool] = lambda *_: False
-) -> tuple[dict, list[RoundLine], Federation]:
+def run(tmp_path: Path, *settings: str, faults: Faults = lambda *_: "none") -> tuple[dict, list[RoundLine], Federation]:
     federation = tiny_federation(tmp_path, *settings)
-    grid = grid_of(federation)
-    grid.__class__, grid.lost = LossyGrid, lost
+    grid = FaultyGrid(register(ClientApp()), [{"site": str(site)} for site in federation.sites], faults)
     lines: list[RoundLine] = []
     try:
-        result = run_study(grid, federation.study_file, federation.roster_file, tmp_path / "run", lines.append)
+        result = run_study(
+            Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run", lines.append
+        )
     finally:
         grid.close()
     return result, lines, federation
@@ -63,19 +62,30 @@ def test_without_dropouts_every_round_has_every_hospital(tmp_path: Path) -> None
 
 
 def test_a_dropout_costs_one_retry_and_every_upload_of_it_is_charged(tmp_path: Path) -> None:
-    result, lines, federation = run(tmp_path, lost=lambda number, node: number == 2 and node == 3)
-    assert [len(line.hospitals) for line in lines] == [4, 3, 3]
-    assert [(d["round"], d["hospital"]) for d in result["dropouts"]] == [(2, "hospital-02")]
-    assert charges(federation) == [4, 2, 4, 4]
+    result, lines, federation = run(tmp_path, faults=lose(2, 3))
+    assert [len(line.hospitals) for line in lines] == [4, 3, 4]  # it is back for the third round
+    assert [(d["round"], d["kind"], d["hospital"]) for d in result["dropouts"]] == [(2, "train", "hospital-02")]
+    assert charges(federation) == [4, 3, 4, 4]
     assert result["rounds_completed"] == 3
+
+
+def test_a_hospital_that_stays_away_is_left_out(tmp_path: Path) -> None:
+    def faults(request: wire.Request, node: int) -> Fault:
+        gone = node == 3 and not isinstance(request, wire.SetupRequest)
+        return "unreachable" if gone else "none"
+
+    result, lines, federation = run(tmp_path, faults=faults)
+    assert [len(line.hospitals) for line in lines] == [3, 3, 3]
+    assert charges(federation) == [4, 0, 4, 4]
     asked, left = result["privacy"]["epsilon"]["hospital-01"], result["privacy"]["epsilon"]["hospital-02"]
     assert asked > left
+    assert result["metrics"]  # noisy, but there
 
 
 def test_the_coordinator_never_reports_less_epsilon_than_a_hospitals_own_ledger(tmp_path: Path) -> None:
     from client.ledger import epsilon_of
 
-    result, _, federation = run(tmp_path, lost=lambda number, node: number == 2 and node == 3)
+    result, _, federation = run(tmp_path, faults=lose(2, 3))
     for path in federation.sites:
         site = Site(path)
         own, _ = epsilon_of(site.ledger.charges(), site.study.digest)
@@ -84,33 +94,81 @@ def test_the_coordinator_never_reports_less_epsilon_than_a_hospitals_own_ledger(
 
 def test_more_dropouts_than_retries_end_the_run_and_the_error_names_them(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="hospital-02"):
-        run(tmp_path, "federation.max_retries=0", lost=lambda number, node: number == 1 and node == 3)
+        run(tmp_path, "federation.max_retries=0", faults=lose(1, 3))
 
 
-def test_fewer_than_the_smallest_number_of_hospitals_end_the_run(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="min_contributors"):
-        run(tmp_path, lost=lambda number, node: number == 1 and node in (2, 3))
+def test_too_few_reachable_hospitals_end_the_run(tmp_path: Path) -> None:
+    def faults(request: wire.Request, node: int) -> Fault:
+        return "unreachable" if node in (2, 3) and not isinstance(request, wire.SetupRequest) else "none"
+
+    with pytest.raises(RunError, match="only 2 hospitals are reachable, 3 are needed") as caught:
+        run(tmp_path, "federation.timeout_seconds=1.0", faults=faults)
+    assert "hospital-01, hospital-02" in str(caught.value)
 
 
-def test_without_privacy_a_round_is_not_run_twice(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="without privacy"):
-        run(tmp_path, "privacy.mode=none", lost=lambda number, node: number == 1 and node == 3)
+def test_without_privacy_a_round_is_run_again_over_the_whole_roster_or_not_at_all(tmp_path: Path) -> None:
+    result, lines, _ = run(tmp_path, "privacy.mode=none", faults=lose(1, 3))
+    assert [len(line.hospitals) for line in lines] == [4, 4, 4]
+    assert len(result["dropouts"]) == 1
+
+
+@pytest.mark.parametrize("stage", ["upload", "step A", "step B"])
+def test_a_recover_round_loses_who_drops_out_and_nobody_trains_again(tmp_path: Path, stage: str) -> None:
+    def faults(request: wire.Request, node: int) -> Fault:
+        if isinstance(request, wire.ContributeRequest) and request.kind == "train":
+            first = decode(request.session, RecoverRequest).session == 1
+            return "cut off" if first and node == 3 and stage != "step B" else "none"
+        late = isinstance(request, wire.UnmaskRequest) and node == {"step A": 4, "step B": 5}.get(stage, 0)
+        return "unreachable" if late and not fired and not fired.append(1) else "none"
+
+    fired: list[int] = []
+    settings = ["federation.hospitals=7", "federation.on_dropout=recover", "training.rounds=2"]
+    result, lines, federation = run(tmp_path, *settings, faults=faults)
+    lost = {"upload": 1, "step A": 2, "step B": 0}[stage]
+    assert [len(line.hospitals) for line in lines] == [7 - lost, 7]
+    assert len(result["dropouts"]) == lost
+    assert charges(federation) == [2] * 7
+
+
+def test_a_lost_reply_is_asked_for_again_and_costs_nothing(tmp_path: Path) -> None:
+    fired: list[int] = []
+
+    def faults(request: wire.Request, node: int) -> Fault:
+        lost = isinstance(request, wire.ContributeRequest) and node == 3 and not fired
+        return "cut off" if lost and not fired.append(1) else "none"
+
+    result, _, federation = run(tmp_path, faults=faults)
+    assert result["dropouts"] == []
+    assert charges(federation) == [3, 3, 3, 3]
 
 
 def test_a_lost_evaluation_leaves_the_model_and_says_why(tmp_path: Path) -> None:
-    result, _, _ = run(tmp_path, lost=lambda number, node: number == 4 and node == 3)
+    def faults(request: wire.Request, node: int) -> Fault:
+        lost = isinstance(request, wire.ContributeRequest) and request.kind == "evaluate" and node == 3
+        return "cut off" if lost else "none"
+
+    result, _, federation = run(tmp_path, faults=faults)
     assert result["metrics"] == {}
-    assert [d["reason"] for d in result["dropouts"]] == ["its reply cannot be read"]
+    assert {d["kind"] for d in result["dropouts"]} == {"evaluate"}
     assert (tmp_path / "run" / "model.safetensors").exists()
+    paid = [c.pure_epsilon for c in Site(federation.sites[0]).ledger.charges() if c.kind == "evaluate"]
+    assert len(paid) > 1
+    assert sum(paid) == 1.0
 
 
 def test_a_hospital_that_does_not_answer_in_time_is_a_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pull = LocalGrid.pull_messages
 
+    seen: list[int] = []  # its upload and the answer to the second request for it are lost
+
     def late(grid: LocalGrid, ids: Iterable[str]) -> Iterable[Message]:
-        return [m for m in pull(grid, ids) if "vector" not in m.content or m.metadata.src_node_id != 3]
+        for message in pull(grid, ids):
+            lost = "vector" in message.content and message.metadata.src_node_id == 3 and len(seen) < 2
+            if not lost or seen.append(1):
+                yield message
 
     monkeypatch.setattr(LocalGrid, "pull_messages", late)
+    monkeypatch.setattr("server.consortium._QUICK_SECONDS", 1.0)
     result, lines, _ = run(tmp_path, "federation.timeout_seconds=8", "training.rounds=1")
     assert [len(line.hospitals) for line in lines] == [3]
     assert [(d["hospital"], d["reason"]) for d in result["dropouts"]] == [("hospital-02", "no answer in time")]
@@ -121,7 +179,7 @@ def test_a_hospital_that_refuses_is_named_with_its_rule(tmp_path: Path) -> None:
     (federation.sites[1] / "policy.toml").write_text("epsilon_per_study = 1.0\n")
     grid = grid_of(federation)
     with pytest.raises(RunError, match=r"refused: epsilon-per-study") as caught:
-        run_study(grid, federation.study_file, federation.roster_file, tmp_path / "run")
+        run_study(Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run")
     grid.close()
     assert "hospital-02" in str(caught.value)
 
@@ -137,7 +195,7 @@ def test_an_unexpected_error_at_a_hospital_says_nothing_about_it(
     monkeypatch.setattr("client.site.update_vector", fail)
     with pytest.raises(RunError) as caught:
         run(tmp_path)
-    assert "internal-error" in str(caught.value)
+    assert "failed" in str(caught.value)
     assert "John" not in str(caught.value)
     assert "John Doe" in (tmp_path / "sites" / "hospital-01" / "errors.log").read_text()
 
@@ -146,7 +204,7 @@ def test_a_run_directory_is_never_written_over(tmp_path: Path) -> None:
     _, _, federation = run(tmp_path)
     grid = grid_of(federation)
     with pytest.raises(UsageError, match="already"):
-        run_study(grid, federation.study_file, federation.roster_file, tmp_path / "run")
+        run_study(Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run")
     grid.close()
 
 

@@ -7,10 +7,12 @@ import pytest
 from federations import STUDY
 from safetensors.numpy import load_file
 
+from client.ledger import epsilon_of
 from client.site import Site
 from fedmodels.errors import UsageError
+from fedmodels.study import parse_study
 from simulations.cohorts import write_cohort
-from simulations.commands import simulate
+from simulations.commands import Conditions, retries_for, simulate
 
 pytestmark = pytest.mark.usefixtures("cohort")
 
@@ -26,8 +28,8 @@ def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 SITES = [f"cohort/hospital-{i:02d}" for i in range(1, 5)]
 
 
-def run(out: str, *settings: str, backend: str = "local", sites: list[str] = SITES) -> dict:
-    simulate("study.toml", Path(out), sites, None, "iid", backend, settings)
+def run(out: str, *settings: str, backend: str = "local", drop: float = 0.0, sites: list[str] = SITES) -> dict:
+    simulate("study.toml", Path(out), sites, None, Conditions(backend=backend, drop=drop), settings)
     return json.loads(Path(out, "result.json").read_text())
 
 
@@ -75,11 +77,38 @@ def test_metrics_from_secure_counts_agree_with_exact_ones_without_noise() -> Non
 
 
 def test_pooled_data_are_divided_among_a_number_of_hospitals() -> None:
-    simulate("study.toml", Path("a"), ["3"], Path("cohort/hospital-01/data.toml"), "dirichlet:5", "local", [])
+    simulate("study.toml", Path("a"), ["3"], Path("cohort/hospital-01/data.toml"), Conditions("dirichlet:5"), [])
     result = json.loads(Path("a/result.json").read_text())
     assert result["hospitals"] == ["hospital-1", "hospital-2", "hospital-3"]
     lists = [Path("a/sites", name, "patients.txt").read_text().split() for name in result["hospitals"]]
     assert sum(map(len, lists)) == len({p for names in lists for p in names}) == 60
+
+
+@pytest.mark.parametrize("on_dropout", ["retry", "recover"])
+def test_a_study_finishes_though_hospitals_drop_out_at_every_stage(on_dropout: str) -> None:
+    settings = [f"federation.on_dropout={on_dropout}", "training.rounds=6", "privacy.max_colluding=0"]
+    result = run("a", *settings, drop=0.2)
+    assert result["rounds_completed"] == 6
+    assert len(result["dropouts"]) > 2
+    for name in result["hospitals"]:
+        site = Site(Path("a/sites", name))
+        own, _ = epsilon_of(site.ledger.charges(), site.study.digest)
+        assert own <= result["privacy"]["epsilon"][name] + 1e-9
+
+
+def test_a_recover_round_with_dropouts_is_the_sum_of_the_survivors() -> None:
+    """Without noise, against the same study over exactly those hospitals' weights: the model is finite and moves."""
+    result = run("a", "federation.on_dropout=recover", "privacy.max_colluding=0", "training.rounds=6", drop=0.15)
+    lines = [json.loads(line) for line in Path("a/rounds.jsonl").read_text().splitlines()]
+    assert min(len(line["hospitals"]) for line in lines) == 3
+    assert max(line["update_norm"] for line in lines) < 10
+    assert result["rounds_completed"] == 6
+
+
+def test_retries_allow_for_dropouts() -> None:
+    study = parse_study(STUDY)
+    assert retries_for(study, 0.0) == 0
+    assert retries_for(study, 0.2) > 3 * (1 / 0.8**4 - 1)
 
 
 def test_every_hospitals_ledger_and_log_agree_with_the_result() -> None:
@@ -106,7 +135,7 @@ def test_every_hospitals_ledger_and_log_agree_with_the_result() -> None:
 )
 def test_a_wrong_call_says_what_to_do(name: str, sites: list[str], data: Path | None, backend: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        simulate(name, Path("a"), sites, data, "iid", backend, [])
+        simulate(name, Path("a"), sites, data, Conditions(backend=backend), [])
 
 
 def test_a_folder_with_something_in_it_is_never_written_to() -> None:

@@ -1,0 +1,266 @@
+"""The hospitals of a run as the coordinator sees them: who is there, and the secure sums over them.
+
+The coordinator only ever holds signed public keys, masked vectors and their sums. Hospitals that fail to contribute are
+away until they answer again; a sum is asked of those who are present.
+"""
+
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmodels import secagg, wire
+from fedmodels.errors import RemoteProtocolError, RoundAborted, RunError
+from fedmodels.study import Roster, Study
+from server.exchange import Answer, Exchange
+
+_NODE_POLL_SECONDS = 0.2
+_QUICK_SECONDS = 30.0  # for an answer that needs no work at the hospital
+
+Vector = npt.NDArray[np.uint32]
+Session = secagg.Session | secagg.RecoverSession
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """A hospital that did not contribute to a session, and why, in the words of its refusal or node."""
+
+    round: int
+    kind: wire.Kind
+    hospital: str
+    reason: str
+
+
+@dataclass
+class Clock:
+    """Where the wall time of a run goes: see `Seconds`."""
+
+    totals: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "aggregation": 0.0, "waiting": 0.0})
+
+    def spend(self, purpose: str, since: float) -> float:
+        """Book the time since `since` under `purpose`; returns now."""
+        now = time.monotonic()
+        self.totals[purpose] += now - since
+        return now
+
+
+class Consortium:
+    """Set-up once, then any number of sums."""
+
+    def __init__(self, study: Study, roster: Roster, exchange: Exchange, run_id: bytes) -> None:
+        self._study, self._roster, self._exchange, self._run_id = study, roster, exchange, run_id
+        self._aggregator = secagg.Aggregator(wire.terms(study, roster, run_id))
+        self._nodes: dict[str, int] = {}
+        self._away: set[str] = set()
+        self._informed: set[str] = set()  # hospitals that have all keys
+        self.dropouts: list[Dropout] = []
+        self.clock = Clock()
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The hospitals that are not away, in roster order."""
+        return tuple(name for name in self._roster.sizes if name not in self._away)
+
+    def set_up(self) -> None:
+        """Collect every hospital's signed key; `RunError` names those that did not answer in time, and why."""
+        start = time.monotonic()
+        deadline = start + self._study.federation.timeout_seconds
+        request = wire.SetupRequest(self._run_id, self._study.digest, self._roster.digest)
+        problems: dict[int, str] = {}
+        while self._aggregator.missing and (left := deadline - time.monotonic()) > 0:
+            silent = set(self._exchange.nodes()) - problems.keys() - set(self._nodes.values())
+            if not silent and problems and len(problems) + len(self._nodes) >= len(self._roster.hospital):
+                break  # everyone is here and somebody cannot take part: waiting will not change that
+            for answer in self._exchange.ask(dict.fromkeys(silent, request), min(left, _QUICK_SECONDS)):
+                if problem := self._greet(answer):
+                    problems[answer.node] = problem
+            if not silent:
+                time.sleep(_NODE_POLL_SECONDS)
+        if self._aggregator.missing:
+            raise RunError(
+                "the run cannot start without " + ", ".join(self._aggregator.missing),
+                where="set-up" + (f" ({'; '.join(sorted(set(problems.values())))})" if problems else ""),
+                fix="see errors.log at these hospitals; a run needs every hospital of its roster at the start",
+            )
+        self.clock.spend("waiting", start)
+
+    def _greet(self, answer: Answer) -> str:
+        """Take one answer to the set-up request; returns what is wrong with it. A lost answer is asked for again."""
+        if not isinstance(answer.reply, wire.SetupReply):
+            return reason(answer) if isinstance(answer.reply, wire.Refusal) else ""
+        hospital, known = answer.reply.hospital, self._nodes.get(answer.reply.hospital, answer.node)
+        try:
+            collected = secagg.collect(self._aggregator, answer.reply.key_message)
+        except RemoteProtocolError as error:
+            return error.what
+        if hospital not in collected.keys.keys() - self._aggregator.keys.keys() or known != answer.node:
+            return "it gave another hospital's name or key"
+        self._aggregator = collected
+        self._nodes[hospital] = answer.node
+        return ""
+
+    def gather(self, *, again: bool = False) -> None:
+        """Ask those who are away whether they are back, and wait while too few are present.
+
+        again: a round is run again, for which those who are away are asked only if the others are too few.
+
+        Too few are less than `min_contributors` (`recover`: the threshold); without privacy, where a `retry` round is
+        over the whole roster, any less than all. `RunError` where they are still too few after the study's time-out.
+        """
+        start = time.monotonic()
+        least, limit = self._least, self._study.federation.timeout_seconds
+        if self._away and not again:
+            self._ask_away()
+        while len(self.present) < least and time.monotonic() - start < limit:
+            time.sleep(_NODE_POLL_SECONDS)
+            self._ask_away()
+        self.clock.spend("waiting", start)
+        if len(self.present) < least:
+            raise RunError(
+                f"only {len(self.present)} hospitals are reachable, {least} are needed for a sum",
+                where=f"away: {', '.join(sorted(self._away))}",
+                fix="see that these hospitals' nodes run, then start a new run",
+            )
+
+    @property
+    def _least(self) -> int:
+        federation = self._study.federation
+        if federation.on_dropout == "recover":
+            return max(self._study.threshold, federation.min_contributors)
+        return len(self._roster.hospital) if self._study.privacy.mode == "none" else federation.min_contributors
+
+    def _ask_away(self) -> None:
+        nodes = {self._nodes[name]: name for name in sorted(self._away)}
+        request = wire.PresenceRequest(self._run_id)
+        for answer in self._exchange.ask(dict.fromkeys(nodes, request), _QUICK_SECONDS):
+            if isinstance(answer.reply, wire.PresenceReply):
+                self._away.discard(nodes[answer.node])
+
+    def sum(
+        self, kind: wire.Kind, number: int, model: npt.NDArray[np.float32], words: int
+    ) -> tuple[Vector, tuple[str, ...]]:
+        """The sum of one contribution of each of the hospitals present, and whose contributions it is made of.
+
+        With `retry` these are all who were asked, with `recover` those who did not drop out; `RoundAborted` names who
+        is missing where nothing opens. Whoever dropped out is away afterwards, and `dropouts` says why.
+        """
+        session = self._open(kind, number, model, words)
+        relay = b"" if self._informed >= set(self.present) else secagg.relay(self._aggregator)
+        request = wire.ContributeRequest(self._run_id, kind, number, session.request, relay)
+        reasons = dict.fromkeys(self.present, "no answer in time")
+        with Kept() as kept:
+            try:
+                self._collect(session, request, model, kept, reasons)
+                if isinstance(session, secagg.RecoverSession):
+                    self._unmask(session, kept, reasons)
+                total = session.result()
+            except RoundAborted as error:
+                self._lose(error.missing, number, kind, reasons)
+                raise
+        contributors = self.present
+        if isinstance(session, secagg.RecoverSession):
+            contributors = session.survivors
+            self._lose(session.dropped, number, kind, reasons)
+        return total, contributors
+
+    def _open(self, kind: wire.Kind, number: int, model: npt.NDArray[np.float32], words: int) -> Session:
+        digest, session = wire.model_digest(kind, number, model), self._aggregator.next_session
+        arguments = (self._aggregator, session, self.present, digest, words)
+        opened: Session
+        if self._study.federation.on_dropout == "recover":
+            self._aggregator, opened = secagg.open_recovery(*arguments)
+        else:
+            self._aggregator, opened = secagg.open_session(*arguments)
+        return opened
+
+    def _collect(
+        self,
+        session: Session,
+        request: wire.ContributeRequest,
+        model: npt.NDArray[np.float32],
+        kept: "Kept",
+        reasons: dict[str, str],
+    ) -> None:
+        """Ask for uploads. The silent are asked once more, briefly: a hospital has an answer that was lost on disk."""
+        purpose = "training" if request.kind == "train" else "waiting"
+        for timeout in (self._study.federation.timeout_seconds, _QUICK_SECONDS):
+            silent = {self._nodes[n]: n for n in session.missing if not reasons[n].startswith("refused")}
+            start = time.monotonic()
+            for answer in self._exchange.ask(dict.fromkeys(silent, request), timeout, model):
+                now, name = self.clock.spend(purpose, start), silent[answer.node]
+                reasons[name] = _add(session, answer, name)
+                if name not in session.missing and answer.array is not None:
+                    self._informed.add(name)
+                    if isinstance(session, secagg.RecoverSession):
+                        kept.put(name, answer.array)
+                start = self.clock.spend("aggregation", now)
+            self.clock.spend("waiting", start)
+
+    def _unmask(self, session: secagg.RecoverSession, kept: "Kept", reasons: dict[str, str]) -> None:
+        """Steps A and B: what the masks that did not cancel were, from those who are still there."""
+        start = time.monotonic()
+        while requests := session.advance(kept.get):
+            start = self.clock.spend("aggregation", start)
+            nodes = {self._nodes[name]: name for name in requests}
+            messages = {node: wire.UnmaskRequest(self._run_id, requests[name]) for node, name in nodes.items()}
+            for answer in self._exchange.ask(messages, _QUICK_SECONDS):
+                reasons[nodes[answer.node]] = _answer(session, answer)
+            start = self.clock.spend("waiting", start)
+        self.clock.spend("aggregation", start)
+
+    def _lose(self, names: tuple[str, ...], number: int, kind: wire.Kind, reasons: dict[str, str]) -> None:
+        self._away |= set(names)
+        self.dropouts += [Dropout(number, kind, name, reasons[name] or "no answer in time") for name in names]
+
+
+class Kept:
+    """The uploads of one session on disk, for a hospital that fails after its upload and has to come out again."""
+
+    def __enter__(self) -> "Kept":
+        self._folder = tempfile.TemporaryDirectory(prefix="fedmodels-")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def _path(self, name: str) -> Path:
+        return Path(self._folder.name) / f"{name}.npy"
+
+    def put(self, name: str, vector: Vector) -> None:
+        np.save(self._path(name), vector)
+
+    def get(self, name: str) -> Vector | None:
+        path = self._path(name)
+        return np.load(path) if path.exists() else None
+
+
+def _add(session: Session, answer: Answer, name: str) -> str:
+    """Add a contribution; returns why it could not be, or an empty string."""
+    if not isinstance(answer.reply, wire.ContributeReply) or answer.array is None:
+        return reason(answer)
+    try:
+        session.add(answer.reply.header, answer.array)
+    except RemoteProtocolError as error:
+        return error.what
+    return "" if name not in session.missing else "it sent another hospital's contribution"
+
+
+def _answer(session: secagg.RecoverSession, answer: Answer) -> str:
+    """Take what a hospital reveals; returns why it could not be, or an empty string."""
+    if not isinstance(answer.reply, wire.UnmaskReply):
+        return reason(answer)
+    try:
+        session.answer(answer.reply.message)
+    except RemoteProtocolError as error:
+        return error.what
+    return ""
+
+
+def reason(answer: Answer) -> str:
+    """Why an answer is not the one that was asked for."""
+    if isinstance(answer.reply, wire.Refusal):
+        return f"refused: {answer.reply.rule}"
+    return answer.problem or "it answered something else than it was asked"
