@@ -67,7 +67,7 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="Write a CSV here instead of printing it.")] = None,
     split: Annotated[str, typer.Option(help="Which records: test, train or all.")] = "all",
 ) -> None:
-    """Print the model's probability of every label for each record."""
+    """Print the model's probability of every label for each record; the data need no labels."""
     from fedmodels.commands.models import predict as command
 
     command(run, data, split, out)

@@ -53,6 +53,46 @@ def test_predict_writes_a_probability_of_every_label_for_each_record(folder: Pat
         assert (row["predicted"] == "diseased") == (float(row["p(diseased)"]) > 0.5)
 
 
+@pytest.fixture(scope="module")
+def new_patients(folder: Path) -> str:
+    """A binding of patients without labels: the records of hospital-02, the column of labels cut out."""
+    with (folder / "cohort/hospital-02/table.csv").open(newline="") as file:
+        rows = [{key: cell for key, cell in row.items() if key != "label"} for row in csv.DictReader(file)]
+    with (folder / "new.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    (folder / "new.toml").write_text('kind = "table-csv"\npath = "new.csv"\n[columns]\npatient = "patient"\n')
+    return "new.toml"
+
+
+def test_predict_says_of_patients_without_labels_what_it_says_of_them_with_labels(
+    folder: Path, new_patients: str
+) -> None:
+    new = fedmodels("predict", "run", "--data", new_patients, cwd=folder)
+    assert new.returncode == 0, new.stderr
+    assert len(new.stdout.splitlines()) == 61
+    assert new.stdout == fedmodels("predict", "run", "--data", "cohort/hospital-02/data.toml", cwd=folder).stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "split", "code", "says"),
+    [
+        ("evaluate", "test", 1, "new.toml: the records have no labels\n  -> name their column as `label` under"),
+        ("evaluate", "all", 1, "no labels"),
+        ("predict", "test", 2, "--split test: the records have no labels, so there is no test part of them"),
+        ("predict", "train", 2, "no train part"),
+    ],
+)
+def test_what_predict_and_evaluate_cannot_do_without_labels_they_say(
+    folder: Path, new_patients: str, command: str, split: str, code: int, says: str
+) -> None:
+    done = fedmodels(command, "run", "--data", new_patients, "--split", split, cwd=folder)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fedmodels.data.dataset import TEST, TRAIN, Dataset
+from fedmodels.data.dataset import TEST, TRAIN, UNLABELLED, Dataset
 from fedmodels.data.load import load
 from fedmodels.errors import DataError, UsageError
 from fedmodels.evaluation.exact import exact_metrics
@@ -37,9 +37,12 @@ def evaluate(run: Path, binding: Path, split: str, *, as_json: bool) -> None:
 
 
 def predict(run: Path, binding: Path, split: str, out: Path | None) -> None:
-    """One line per record, in the order of the data: patient, predicted label, probability of every label."""
+    """One line per record, in the order of the data: patient, predicted label, probability of every label.
+
+    The records need no labels.
+    """
     model, card = load_model(run)
-    data = _records(binding, card, split)
+    data = _records(binding, card, split, labelled=False)
     probabilities = batches.predict(model, data, card.input)
     header = ["patient", "predicted", *(f"p({label})" for label in card.study.labels)]
     rows = [
@@ -61,10 +64,16 @@ def report(run: Path) -> None:
     Console().print(str(write_report(run)))
 
 
-def _records(binding: Path, card: Card, split: str) -> Dataset:
+def _records(binding: Path, card: Card, split: str, *, labelled: bool = True) -> Dataset:
     if split not in (*_SPLITS, "all"):
         raise UsageError(f"unknown split `{split}`", where="--split", fix="use test, train or all")
-    data = load(binding, card)
+    data = load(binding, card, labelled=labelled)
+    if split != "all" and (data.y == UNLABELLED).any():
+        raise UsageError(
+            f"the records have no labels, so there is no {split} part of them",
+            where=f"--split {split}",
+            fix="leave --split out to predict for all of them",
+        )
     chosen = data if split == "all" else data.part(_SPLITS[split])
     if not len(chosen):
         raise DataError(f"no {split} records", where=str(binding), fix="choose another --split")

@@ -3,13 +3,16 @@
 Relative paths are relative to the binding file. A leading `$FEDMODELS_DATA` stands for the folder of public data sets:
 the environment variable, else the first of `data` and `../shared/data` that exists below the working directory or the
 repository. No other variable is expanded, so that a binding means the same for every user of a machine.
+
+A binding that names no labels is of unlabelled records, new patients of whom a model shall say something. It needs no
+`[split]` either: without one every record is a test record. A binding that names labels needs its split.
 """
 
 import codecs
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -24,7 +27,7 @@ _VARIABLE = "$FEDMODELS_DATA"
 
 Text = Annotated[str, Meta(min_length=1)]
 Fraction = Annotated[float, Meta(gt=0.0, lt=1.0)]
-ArrayNames = Annotated[tuple[Text, ...], Meta(min_length=2, max_length=3)]
+ArrayNames = Annotated[tuple[str, ...], Meta(min_length=1, max_length=3)]
 
 
 class Split(Strict, frozen=True):
@@ -56,31 +59,30 @@ class Split(Strict, frozen=True):
             raise ValueError("`train` and `test` must be different words")
 
 
-class RecordColumns(Strict, frozen=True):
-    """`[columns]` of a table. patient = "row": every row is a patient of its own, numbered from 0."""
+class RecordColumns(Strict, frozen=True, kw_only=True):
+    """`[columns]` of a table. patient = "row": every row is a patient of its own, numbered from 0.
+
+    label: left out when the records have none.
+    """
 
     patient: Text
-    label: Text
+    label: Text | None = None
 
 
-class TextColumns(Strict, frozen=True):
+class TextColumns(RecordColumns, frozen=True, kw_only=True):
     """`[columns]` of texts. Several text columns are read one after the other, as if written on separate lines."""
 
-    patient: Text
-    label: Text
     text: Annotated[tuple[Text, ...], Meta(min_length=1)]
 
 
-class ImageColumns(Strict, frozen=True):
+class ImageColumns(RecordColumns, frozen=True, kw_only=True):
     """`[columns]` of the index of an image folder. file: path relative to the folder."""
 
-    patient: Text
-    label: Text
     file: Text
 
 
 class SeriesColumns(Strict, frozen=True):
-    """`[columns]` of long-format series: the first four in the measurements; patient and label in the outcomes."""
+    """`[columns]` of long-format series: the first four in the measurements; patient and label in any outcomes."""
 
     patient: Text = "patient"
     time: Text = "time"
@@ -110,74 +112,121 @@ class Common(Strict, frozen=True, kw_only=True):
     patients: str = ""
     encoding: str = "utf-8"
 
+    HOW_TO_LABEL: ClassVar[str]
+
     def __post_init__(self) -> None:
         _check_encoding(self.encoding)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the binding names labels; if not, `HOW_TO_LABEL` says how it would."""
+        raise NotImplementedError
 
-class ImageFolder(Common, frozen=True, tag="image-folder", tag_field="kind", kw_only=True):
+
+class _Listed(Common, frozen=True, kw_only=True):
+    """What every kind has whose patients are listed in a file."""
+
+    split: Split | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labelled and self.split is None:
+            raise ValueError("missing key `split`: labelled records need a `[split]` into train and test patients")
+
+
+class _Rows(_Listed, frozen=True, kw_only=True):
+    """One row per record."""
+
+    HOW_TO_LABEL = "name their column as `label` under `[columns]`, and add a `[split]`"
+
+    columns: RecordColumns
+
+    @property
+    def labelled(self) -> bool:
+        return self.columns.label is not None
+
+
+class _Series(_Listed, frozen=True, kw_only=True):
+    """One series per patient of the outcomes; without them per patient of the measurements, and unlabelled."""
+
+    HOW_TO_LABEL = "name the file that holds them as `outcomes`, and add a `[split]`"
+
+    outcomes: Text | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.outcomes and self.split and self.split.column and not self.split.file:
+            raise ValueError("`split.column` names a column of `outcomes`: add them, or leave `[split]` out")
+
+    @property
+    def labelled(self) -> bool:
+        return self.outcomes is not None
+
+
+class ImageFolder(_Rows, frozen=True, tag="image-folder", tag_field="kind", kw_only=True):
     """Image files below the folder `path`, listed in the CSV `index`."""
 
     index: Text
     columns: ImageColumns
-    split: Split
 
 
 class ImageNpz(Common, frozen=True, tag="image-npz", tag_field="kind", kw_only=True):
     """An uncompressed or compressed NPZ. train, test: names of the arrays of images, labels and, optionally, patients.
 
     Without arrays of patients, `patient = "row"` says that every image is of another patient; they are numbered from 0
-    through train and then test.
+    through train and then test. Without labels: images alone, or images, "" and patients; `train` may then be absent.
     """
 
-    train: ArrayNames
+    HOW_TO_LABEL = "name the array of labels after the array of images in `train` and `test`"
+
+    train: ArrayNames | None = None
     test: ArrayNames | None = None
     patient: Literal["row"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = {len(names) for names in (self.train, self.test) if names}
-        if sizes != ({2} if self.patient else {3}):
+        forms = {tuple(bool(name) for name in names) for names in (self.train, self.test) if names}
+        allowed = [{(True,)}, {(True, True)}] if self.patient else [{(True, False, True)}, {(True, True, True)}]
+        if forms not in allowed:
             raise ValueError(
                 'name three arrays per split (images, labels, patients), or two and `patient = "row"` if every image '
-                "is of another patient"
+                'is of another patient; if unlabelled, (images, "", patients), or images alone and `patient = "row"`'
             )
+        if self.labelled and not self.train:
+            raise ValueError("missing key `train`: only unlabelled images may do without")
         if self.where:
             raise ValueError("`where` needs columns, which an NPZ does not have")
 
+    @property
+    def labelled(self) -> bool:
+        return any(len(names) > 1 and names[1] != "" for names in (self.train, self.test) if names)
 
-class SeriesLong(Common, frozen=True, tag="series-long", tag_field="kind", kw_only=True):
-    """A CSV with one measurement per row, and a CSV `outcomes` with one patient per row.
+
+class SeriesLong(_Series, frozen=True, tag="series-long", tag_field="kind", kw_only=True):
+    """A CSV with one measurement per row and, unless unlabelled, a CSV `outcomes` with one patient per row.
 
     time_unit: of the time since admission; "hh:mm" is hours and minutes. missing: values that mean not measured.
     `where` and a split column name columns of the outcomes, `where` also statics of the study.
     """
 
-    outcomes: Text
-    split: Split
     columns: SeriesColumns = SeriesColumns()
     time_unit: Literal["minutes", "hours", "hh:mm"] = "minutes"
     missing: tuple[str, ...] = ("",)
 
 
-class SeriesPhysionet2012(Common, frozen=True, tag="series-physionet2012", tag_field="kind", kw_only=True):
+class SeriesPhysionet2012(_Series, frozen=True, tag="series-physionet2012", tag_field="kind", kw_only=True):
     """PhysioNet/CinC Challenge 2012: a folder or .tar.gz with one text file per stay, and the `outcomes` file."""
 
-    outcomes: Text
-    split: Split
 
-
-class TextCsv(Common, frozen=True, tag="text-csv", tag_field="kind", kw_only=True):
+class TextCsv(_Rows, frozen=True, tag="text-csv", tag_field="kind", kw_only=True):
     """A CSV with one text per row."""
 
     columns: TextColumns
-    split: Split
 
 
-class TableCsv(Common, frozen=True, tag="table-csv", tag_field="kind", kw_only=True):
+class TableCsv(_Rows, frozen=True, tag="table-csv", tag_field="kind", kw_only=True):
     """A CSV with one record per row. header: column names of a file without a first line of names."""
 
-    columns: RecordColumns
-    split: Split
     header: tuple[Text, ...] = ()
     missing: tuple[str, ...] = ("",)
 

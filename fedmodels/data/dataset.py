@@ -9,6 +9,7 @@ import numpy.typing as npt
 from fedmodels.errors import DataError
 
 TRAIN, TEST = 0, 1
+UNLABELLED = -1
 
 
 @dataclass(frozen=True, repr=False)
@@ -19,7 +20,9 @@ class Dataset:
     x: images uint8 or float32 [n, channels, height, width] in raw pixel units; series float32 [n, steps, features];
        text int32 [n, max_tokens] with 0 as padding; tables float32 [n, features].
     lengths: [n] int64 valid steps or tokens (>= 1) of series and text; None for images and tables.
-    y: [n] int64 index into the study's labels. split: [n] uint8, TRAIN or TEST; constant within a patient.
+    y: [n] int64 index into the study's labels; UNLABELLED throughout when the binding names no labels, which only a
+       caller that asked for it (`load(..., labelled=False)`) ever meets.
+    split: [n] uint8, TRAIN or TEST; constant within a patient.
     """
 
     patients: npt.NDArray[np.str_]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fedmodels.data.binding import ImageFolder, ImageNpz
 from fedmodels.data.csvfile import check_exists, read_csv, require
-from fedmodels.data.dataset import TEST, TRAIN, Dataset
+from fedmodels.data.dataset import TEST, TRAIN, UNLABELLED, Dataset
 from fedmodels.data.records import label_index, rules_of, select
 from fedmodels.errors import DataError
 from fedmodels.study import ImageInput
@@ -56,18 +56,22 @@ def read_image_folder(binding: ImageFolder, input_: ImageInput, labels: tuple[st
 def read_image_npz(binding: ImageNpz, input_: ImageInput, labels: tuple[str, ...]) -> Dataset:
     """The arrays that the binding names, train before test. Nothing in the file is ever unpickled."""
     path = Path(binding.path)
-    parts = [(TRAIN, binding.train)] + ([(TEST, binding.test)] if binding.test else [])
-    arrays = _load_arrays(path, [name for _, names in parts for name in names])
+    parts = [(code, names) for code, names in ((TRAIN, binding.train), (TEST, binding.test)) if names]
+    arrays = _load_arrays(path, [name for _, names in parts for name in names if name])
     images, raw, patients, split = [], [], [], []
     for code, names in parts:
         x = _uniform(arrays[names[0]], names[0], input_, path)
         images.append(x)
-        raw.extend(_codes(arrays[names[1]], names[1], len(x), path))
+        raw.extend(_codes(arrays[names[1]], names[1], len(x), path) if binding.labelled else [])
         patients.extend(_codes(arrays[names[2]], names[2], len(x), path) if len(names) > 2 else [])
         split.append(np.full(len(x), code, dtype=np.uint8))
-    y = label_index(pl.Series(binding.train[1], raw, dtype=pl.String), binding.labels, labels, path)
-    people = patients or [str(row) for row in range(len(y))]
-    return Dataset(np.array(people, dtype=np.str_), np.concatenate(images), y, np.concatenate(split))
+    pixels = np.concatenate(images)
+    if binding.labelled:
+        y = label_index(pl.Series(parts[0][1][1], raw, dtype=pl.String), binding.labels, labels, path)
+    else:
+        y = np.full(len(pixels), UNLABELLED, dtype=np.int64)
+    people = patients or [str(row) for row in range(len(pixels))]
+    return Dataset(np.array(people, dtype=np.str_), pixels, y, np.concatenate(split))
 
 
 def _load_arrays(path: Path, names: Sequence[str]) -> Arrays:

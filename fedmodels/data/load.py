@@ -41,8 +41,10 @@ class Described(Protocol):
     def input(self) -> Input: ...
 
 
-def load(binding_path: Path, study: Described) -> Dataset:
+def load(binding_path: Path, study: Described, *, labelled: bool = True) -> Dataset:
     """The records of one site in the study's form, for training and evaluation alike; see `Dataset`.
+
+    labelled: refuse a binding that names no labels, as whoever trains or measures must. False is for predictions.
 
     Raises `FileError` for a malformed binding and `DataError` for data that do not fit it or the study; both name file
     and column and give counts, never values. A split without patients is fine, a site without any is not.
@@ -51,6 +53,8 @@ def load(binding_path: Path, study: Described) -> Dataset:
     `patients` share it: many simulated hospitals on one pool read it once. Callers must not write into the arrays.
     """
     binding = read_binding(binding_path)
+    if labelled and not binding.labelled:
+        raise DataError("the records have no labels", where=str(binding_path), fix=binding.HOW_TO_LABEL)
     pool = msgspec.structs.replace(binding, patients="")
     key = _key(pool, study)
     if key not in _pools:

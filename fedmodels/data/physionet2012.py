@@ -34,8 +34,8 @@ def read_outcomes(path: Path) -> pl.DataFrame:
     return frame.select(PATIENT, LABEL)
 
 
-def read_stays(path: Path) -> pl.DataFrame:
-    """All measurements of a folder or .tar.gz of stays: patient, variable, minutes since admission, value.
+def read_stays(path: Path) -> tuple[pl.DataFrame, pl.Series]:
+    """Measurements of a folder or .tar.gz of stays: patient, variable, minutes since admission, value; all patients.
 
     -1 means not known and is left out. The patient is the file's name without `.txt`.
     """
@@ -62,9 +62,10 @@ def read_stays(path: Path) -> pl.DataFrame:
         pl.col("line").str.split_exact(",", 2).struct.rename_fields(["time", "variable", "value"]).alias("cells")
     )
     frame = cells.unnest("cells").with_columns(pl.Series("patient", _repeat(patients, sizes), dtype=pl.String))
-    return frame.select(
+    measured = frame.select(
         "patient", "variable", clock_minutes(frame["time"], path), numbers(frame["value"], (), path)
     ).filter(pl.col("value") != _NOT_KNOWN)
+    return measured, pl.Series(patients, dtype=pl.String)
 
 
 def _repeat(names: list[str], sizes: list[int]) -> list[str]:

@@ -11,7 +11,7 @@ import polars as pl
 
 from fedmodels.data.binding import ROW, RowBinding, Split
 from fedmodels.data.csvfile import canonical, canonical_code, read_csv, require
-from fedmodels.data.dataset import TEST, TRAIN
+from fedmodels.data.dataset import TEST, TRAIN, UNLABELLED
 from fedmodels.errors import DataError
 
 _NO_LABEL = ("", "nan", "na", "n/a", "null", "none", "?")
@@ -30,26 +30,30 @@ class Records:
 
 @dataclass(frozen=True)
 class Rules:
-    """How the columns of a file become records. labels: study labels in order; names: label of each raw value."""
+    """How the columns of a file become records. labels: study labels in order; names: label of each raw value.
+
+    label: None for unlabelled records. split: None makes all of them test records.
+    """
 
     patient: str
-    label: str
-    split: Split
+    label: str | None
+    split: Split | None
     where: Mapping[str, str]
     names: Mapping[str, str]
     labels: tuple[str, ...]
     encoding: str
 
 
-def rules_of(binding: RowBinding, patient: str, label: str, labels: tuple[str, ...]) -> Rules:
+def rules_of(binding: RowBinding, patient: str, label: str | None, labels: tuple[str, ...]) -> Rules:
     """The rules that a binding states, for its columns of patients and labels."""
     return Rules(patient, label, binding.split, binding.where, binding.labels, labels, binding.encoding)
 
 
 def select(frame: pl.DataFrame, rules: Rules, path: Path) -> Records:
     """The records of a file of rows; `DataError` (columns and counts only) for whatever does not fit the rules."""
-    columns = [rules.label, *rules.where] + ([rules.patient] if rules.patient != ROW else [])
-    require(frame, columns + ([rules.split.column] if rules.split.column and not rules.split.file else []), path)
+    split_column = rules.split.column if rules.split and not rules.split.file else ""
+    named = [rules.label, *rules.where, split_column, rules.patient if rules.patient != ROW else ""]
+    require(frame, [column for column in named if column], path)
     numbered = frame.with_row_index("\0row")
     patient = pl.col("\0row").cast(pl.String) if rules.patient == ROW else pl.col(rules.patient)
     kept = numbered.with_columns(patient.alias("\0patient")).filter(
@@ -68,7 +72,10 @@ def select(frame: pl.DataFrame, rules: Rules, path: Path) -> Records:
             fix="every record must say whose it is, or privacy per patient means nothing",
         )
     kept = _with_split(kept, rules, path)
-    y = label_index(kept.select(canonical(rules.label)).to_series(), rules.names, rules.labels, path)
+    if rules.label is None:
+        y = np.full(len(kept), UNLABELLED, dtype=np.int64)
+    else:
+        y = label_index(kept.select(canonical(rules.label)).to_series(), rules.names, rules.labels, path)
     return Records(
         kept["\0row"].cast(pl.Int64).to_numpy(),
         np.array(kept["\0patient"].to_list(), dtype=np.str_),
@@ -113,6 +120,8 @@ def is_test(patient: str, fraction: float) -> bool:
 
 def _with_split(frame: pl.DataFrame, rules: Rules, path: Path) -> pl.DataFrame:
     split = rules.split
+    if split is None:
+        return frame.with_columns(pl.lit(TEST, dtype=pl.UInt8).alias("\0split"))
     if split.test_fraction is not None:
         fraction = split.test_fraction
         values = [TEST if is_test(patient, fraction) else TRAIN for patient in frame["\0patient"].to_list()]

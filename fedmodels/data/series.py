@@ -38,18 +38,20 @@ class Points:
 
 def read_series(binding: SeriesLong | SeriesPhysionet2012, input_: SeriesInput, labels: tuple[str, ...]) -> Dataset:
     """x float32 [n, steps, features] within [0, 1]; lengths run to the last step with any measurement, at least 1."""
-    path, outcomes_path = Path(binding.path), Path(binding.outcomes)
+    path, listing = Path(binding.path), Path(binding.outcomes or binding.path)
     if isinstance(binding, SeriesLong):
-        rules = rules_of(binding, binding.columns.patient, binding.columns.label, labels)
-        measured, outcomes = _read_long(binding, path), read_csv(outcomes_path, binding.encoding)
+        measured, everyone = _read_long(binding, path)
+        patient, label = binding.columns.patient, binding.columns.label
     else:
-        check_variables([variable.name for variable in (*input_.variables, *input_.statics)], outcomes_path)
-        rules = rules_of(binding, PATIENT, LABEL, labels)
-        measured, outcomes = read_stays(path), read_outcomes(outcomes_path)
-    require(outcomes, [rules.patient, rules.label], outcomes_path)
-    _check_once(outcomes, rules, outcomes_path)
-    outcomes = _with_statics(outcomes, measured, rules)
-    records = select(outcomes, rules, outcomes_path)
+        check_variables([variable.name for variable in (*input_.variables, *input_.statics)], listing)
+        measured, everyone = read_stays(path)
+        patient, label = PATIENT, LABEL
+    if binding.labelled:
+        outcomes = _read_outcomes(binding, patient, label, listing)
+    else:
+        outcomes = pl.DataFrame({patient: everyone})
+    rules = rules_of(binding, patient, label if binding.labelled else None, labels)
+    records = select(_with_statics(outcomes, measured, rules), rules, listing)
     order = pl.DataFrame({"patient": records.patients.tolist()}).with_row_index("index")
     chosen = measured.join(order, on="patient", how="inner")
     _check_found(chosen, len(order), input_, path)
@@ -80,33 +82,37 @@ def grid(points: Points, patients: int, input_: SeriesInput) -> tuple[npt.NDArra
     return x.reshape(patients, steps, variables * 3), lengths.astype(np.int64)
 
 
-def _read_long(binding: SeriesLong, path: Path) -> pl.DataFrame:
-    """Columns patient, variable, minutes, value."""
+def _read_long(binding: SeriesLong, path: Path) -> tuple[pl.DataFrame, pl.Series]:
+    """Columns patient, variable, minutes, value; and all patients, also those of whom every value is missing."""
     columns = binding.columns
     frame = read_csv(path, binding.encoding)
     require(frame, [columns.patient, columns.time, columns.variable, columns.value], path)
+    everyone = frame[columns.patient].unique(maintain_order=True)
     frame = frame.filter(~pl.col(columns.value).is_in(list(binding.missing)))
     if binding.time_unit == "hh:mm":
         minutes = clock_minutes(frame[columns.time], path)
     else:
         minutes = numbers(frame[columns.time], (), path) * _MINUTES[binding.time_unit]
-    return frame.select(
+    measured = frame.select(
         pl.col(columns.patient).alias("patient"),
         pl.col(columns.variable).alias("variable"),
         minutes.alias("minutes"),
         numbers(frame[columns.value], (), path).alias("value"),
     )
+    return measured, everyone
 
 
-def _check_once(outcomes: pl.DataFrame, rules: Rules, path: Path) -> None:
-    repeated = len(outcomes) - outcomes[rules.patient].n_unique()
+def _read_outcomes(binding: SeriesLong | SeriesPhysionet2012, patient: str, label: str, path: Path) -> pl.DataFrame:
+    outcomes = read_csv(path, binding.encoding) if isinstance(binding, SeriesLong) else read_outcomes(path)
+    require(outcomes, [patient, label], path)
+    repeated = len(outcomes) - outcomes[patient].n_unique()
     if not repeated:
-        return
-    twice = outcomes.group_by(rules.patient).agg(pl.col(rules.label).n_unique().alias("labels"))
+        return outcomes
+    twice = outcomes.group_by(patient).agg(pl.col(label).n_unique().alias("labels"))
     two_labels = int((twice["labels"] > 1).sum())
     detail = f", {two_labels} patients with different labels" if two_labels else ""
     raise DataError(
-        f"column `{rules.patient}`: {repeated} of {len(outcomes)} rows repeat a patient{detail}",
+        f"column `{patient}`: {repeated} of {len(outcomes)} rows repeat a patient{detail}",
         where=str(path),
         fix="the outcomes need exactly one row per patient",
     )
@@ -129,9 +135,9 @@ def _with_statics(outcomes: pl.DataFrame, measured: pl.DataFrame, rules: Rules) 
 def _check_found(chosen: pl.DataFrame, patients: int, input_: SeriesInput, path: Path) -> None:
     if absent := patients - chosen["index"].n_unique():
         raise DataError(
-            f"{absent} of {patients} patients of the outcomes have no row among the measurements",
+            f"{absent} of {patients} patients have no measurement",
             where=str(path),
-            fix="check that both files name patients alike, or leave these patients out of the outcomes",
+            fix="leave them out, and check that outcomes (if there are any) and measurements name patients alike",
         )
     if not chosen["variable"].is_in([variable.name for variable in input_.variables]).any():
         raise DataError(

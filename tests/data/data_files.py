@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from fedmodels.data.dataset import Dataset
+from fedmodels.data.dataset import UNLABELLED, Dataset
 from fedmodels.data.load import load
+from fedmodels.errors import DataError
 from fedmodels.study import About, Federation, Input, Model, Privacy, Study, Training
 
 REPOSITORY = Path(__file__).parents[2]
@@ -30,6 +32,18 @@ def site(folder: Path, binding: str, **files: str | bytes) -> Path:
 
 def read(folder: Path, input_: Input, binding: str, **files: str | bytes) -> Dataset:
     return load(site(folder, binding, **files), study_of(input_))
+
+
+def read_unlabelled(folder: Path, input_: Input, binding: str, **files: str | bytes) -> Dataset:
+    """The records of a binding without labels, which only a caller that asks for such may have."""
+    path = site(folder, binding, **files)
+    with pytest.raises(DataError, match="the records have no labels") as caught:
+        load(path, study_of(input_))
+    assert "name the" in caught.value.fix or "name their" in caught.value.fix
+    data = load(path, study_of(input_), labelled=False)
+    assert (data.y == UNLABELLED).all()
+    assert data.y.dtype == np.int64
+    return data
 
 
 def public_data(name: str) -> Path:

@@ -34,6 +34,7 @@ def test_a_binding_is_read_with_all_paths_absolute_and_relative_to_itself(tmp_pa
         (('path = "heart.csv"', ""), "missing key `path`"),
         (('"table-csv"', '"table-xls"'), "kind"),
         (('path = "heart.csv"', 'path = "heart.csv"\nencoding = "utf-99"'), "encoding"),
+        (("[split]\ntest_fraction = 0.2", ""), "data.toml: missing key `split`"),
         (("test_fraction = 0.2", ""), "either `test_fraction` or `column`"),
         (("test_fraction = 0.2", 'test_fraction = 0.2\ncolumn = "set"'), "either `test_fraction` or `column`"),
         (("test_fraction = 0.2", "test_fraction = 1.0"), "test_fraction"),
@@ -49,6 +50,33 @@ def test_a_wrong_binding_is_refused_and_the_message_names_what_is_wrong(change, 
     assert "data.toml" in str(caught.value)
 
 
+UNSPLIT = TABLE.partition("[split]")[0]
+SERIES = 'path = "m.csv"\n[labels]\n0 = "a"\n'
+
+
+@pytest.mark.parametrize(
+    ("labelled", "label"),
+    [
+        (UNSPLIT, 'label = "num"\n'),
+        (UNSPLIT.replace("table-csv", "text-csv") + 'text = ["t"]\n', 'label = "num"\n'),
+        ('index = "i.csv"' + UNSPLIT.replace("table-csv", "image-folder") + 'file = "f"\n', 'label = "num"\n'),
+        ('kind = "series-long"\noutcomes = "o.csv"\n' + SERIES, 'outcomes = "o.csv"\n'),
+        ('kind = "series-physionet2012"\noutcomes = "o.csv"\n' + SERIES, 'outcomes = "o.csv"\n'),
+    ],
+)
+def test_a_binding_needs_a_split_if_it_names_labels_and_only_then(labelled, label):
+    with pytest.raises(FileError, match="missing key `split`"):
+        parse_binding(labelled)
+    assert parse_binding(labelled + "[split]\ntest_fraction = 0.2\n").labelled
+    assert not parse_binding(labelled.replace(label, "")).labelled
+    assert not parse_binding(labelled.replace(label, "") + "[split]\ntest_fraction = 0.2\n").labelled
+
+
+def test_series_without_outcomes_have_no_column_that_could_hold_the_split():
+    with pytest.raises(FileError, match=r"`split.column` names a column of `outcomes`"):
+        parse_binding('kind = "series-long"\npath = "m.csv"\n[split]\ncolumn = "set"\n')
+
+
 @pytest.mark.parametrize(
     "arrays",
     [
@@ -56,6 +84,13 @@ def test_a_wrong_binding_is_refused_and_the_message_names_what_is_wrong(change, 
         'train = ["images", "labels", "patients"]\npatient = "row"',
         'train = ["images", "labels", "patients"]\ntest = ["images", "labels"]',
         'train = ["images", "labels"]\npatient = "row"\nwhere = { a = "1" }',
+        'train = ["images"]',
+        'train = ["images", ""]\npatient = "row"',
+        'train = ["", "labels"]\npatient = "row"',
+        'train = ["images"]\ntest = ["images", "labels"]\npatient = "row"',
+        'train = ["images", "", "patients"]\npatient = "row"',
+        'test = ["images", "labels"]\npatient = "row"',
+        'patient = "row"',
     ],
 )
 def test_an_npz_must_say_whose_the_images_are_and_cannot_be_filtered(arrays):

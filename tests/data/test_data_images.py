@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from data_files import read
+from data_files import read, read_unlabelled
 from PIL import Image
 
 from fedmodels.data.dataset import TEST, TRAIN
@@ -74,6 +74,24 @@ def test_patients_may_have_an_array_of_their_own_and_must_not_be_in_both_splits(
         read(tmp_path, GREY, binding, a__npz=npz(train_who=who["train_who"], test_who=np.array(["a"]), more=PIXELS))
 
 
+ALONE = 'kind = "image-npz"\npath = "a.npz"\n'
+
+
+def test_arrays_need_no_labels(tmp_path):
+    binding = ALONE + 'train = ["train_images"]\ntest = ["test_images"]\npatient = "row"\n'
+    data = read_unlabelled(tmp_path, GREY, binding, a__npz=npz())
+    assert np.array_equal(data.x, PIXELS[:, None])
+    assert data.split.tolist() == [TRAIN, TRAIN, TEST]
+    assert data.patients.tolist() == ["0", "1", "2"]
+
+
+def test_unlabelled_images_may_have_an_array_of_patients_and_be_all_of_the_test_split(tmp_path):
+    binding = ALONE + 'test = ["train_images", "", "who"]\n'
+    data = read_unlabelled(tmp_path, GREY, binding, a__npz=npz(who=np.array(["a", "b"])))
+    assert data.patients.tolist() == ["a", "b"]
+    assert data.split.tolist() == [TEST, TEST]
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [
@@ -112,6 +130,14 @@ def test_image_files_are_read_in_the_order_of_the_index(tmp_path):
     assert data.patients.tolist() == ["p", "q"]
     assert data.split.tolist() == [TRAIN, TEST]
     assert read(tmp_path, COLOUR, FOLDER, index__csv=INDEX).x.shape == (2, 3, 8, 10)
+
+
+def test_image_files_need_no_label(tmp_path):
+    _folder(tmp_path, Image.fromarray(PIXELS[1]))
+    binding = FOLDER.replace('label = "label"\n', "").partition("[split]")[0]
+    data = read_unlabelled(tmp_path, GREY, binding, index__csv="file,patient\na.png,p\nsub/b.png,q\n")
+    assert np.array_equal(data.x, PIXELS[:2, None])
+    assert data.split.tolist() == [TEST, TEST]
 
 
 def test_an_image_with_more_than_8_bits_is_refused_rather_than_cut_off(tmp_path):

@@ -3,11 +3,13 @@ import tarfile
 
 import numpy as np
 import pytest
-from data_files import read
+from data_files import read, read_unlabelled, site, study_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedmodels.data.dataset import TEST
 from fedmodels.data.features import feature_count, feature_names
+from fedmodels.data.load import load
 from fedmodels.data.series import Points, grid
 from fedmodels.errors import DataError
 from fedmodels.study import SeriesInput, Variable
@@ -113,7 +115,7 @@ def test_times_are_read_in_the_unit_that_the_binding_names(tmp_path, unit, time)
         (MEASURED, OUTCOMES.replace("label", "died"), "no column `label`"),
         (MEASURED, OUTCOMES + "a,1\n", "column `patient`: 1 of 3 rows repeat a patient"),
         (MEASURED, OUTCOMES + "a,0\n", "1 patients with different labels"),
-        (MEASURED, OUTCOMES + f"{SECRET},0\n", "1 of 3 patients of the outcomes have no row"),
+        (MEASURED, OUTCOMES + f"{SECRET},0\n", "1 of 3 patients have no measurement"),
         (MEASURED.replace("HR", "Puls").replace("K,", "Kalium,"), OUTCOMES, "none of the study's 2 variables occurs"),
     ],
 )
@@ -122,6 +124,25 @@ def test_bad_measurements_and_outcomes_are_refused_without_quoting_them(tmp_path
         read(tmp_path, INPUT, LONG, m__csv=measured, o__csv=outcomes)
     assert named in str(caught.value)
     assert SECRET not in repr(caught.value)
+
+
+NEW = 'kind = "series-long"\npath = "m.csv"\n'
+
+
+def test_measurements_need_no_outcomes_and_list_the_patients_themselves(tmp_path):
+    labelled = read(tmp_path, INPUT, LONG, m__csv=MEASURED, o__csv="patient,label\na,0\nb,1\n")
+    data = read_unlabelled(tmp_path, INPUT, NEW, m__csv=MEASURED)
+    assert data.patients.tolist() == ["a", "b"]
+    assert np.array_equal(data.x, labelled.x)
+    assert data.lengths.tolist() == labelled.lengths.tolist()
+    assert data.split.tolist() == [TEST, TEST]
+    filtered = read_unlabelled(tmp_path, INPUT, NEW + 'where = { Age = "50.0" }\n', m__csv=MEASURED)
+    assert filtered.patients.tolist() == ["a"]
+
+
+def test_a_patient_whose_every_value_is_missing_is_not_left_out_in_silence(tmp_path):
+    with pytest.raises(DataError, match="1 of 3 patients have no measurement"):
+        load(site(tmp_path, NEW, m__csv=MEASURED + f"{SECRET},5,HR,\n"), study_of(INPUT), labelled=False)
 
 
 STAY = "Time,Parameter,Value\n00:00,RecordID,{id}\n00:00,Age,{age}\n00:00,ICUType,{icu}\n01:30,HR,100\n02:00,K,-1\n"
@@ -164,6 +185,18 @@ def test_physionet_stays_are_read_from_a_folder_or_archive_and_filtered_by_unit(
     assert data.x[0].tolist()[0][6:] == [0.5, 1]
     assert data.x[1, :, 1].tolist() == [0, 1, 0, 0]
     assert data.x[:, :, 4].sum() == 0, "-1 means not known"
+
+
+def test_physionet_stays_need_no_outcomes(tmp_path):
+    binding = PHYSIONET.format(path="a.tgz").replace('outcomes = "o.txt"\n', "").partition("[split]")[0]
+    data = read_unlabelled(tmp_path, INPUT, binding, a__tgz=_archive(STAYS))
+    assert data.patients.tolist() == ["2", "3"]
+    assert data.x[1, :, 1].tolist() == [0, 1, 0, 0]
+    assert data.split.tolist() == [TEST, TEST]
+    stays = _archive(STAYS | {"4.txt": "Time,Parameter,Value\n"})
+    path = site(tmp_path, binding.replace('ICUType = "2"', ""), a__tgz=stays)
+    with pytest.raises(DataError, match="1 of 4 patients have no measurement"):
+        load(path, study_of(INPUT), labelled=False)
 
 
 @pytest.mark.parametrize("name", ["SAPS-I", "SOFA", "Length_of_stay", "Survival", "In-hospital_death", "RecordID"])

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from data_files import read
+from data_files import read, read_unlabelled
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +52,23 @@ def test_a_split_file_decides_who_is_used_and_for_what(tmp_path):
     data = read(tmp_path, INPUT, binding, t__csv=ROWS, s__csv=split)
     assert data.patients.tolist() == ["0", "2"]
     assert data.split.tolist() == [TRAIN, TEST]
+
+
+NEW = BINDING.replace('label = "num"\n', "").partition("[labels]")[0]
+
+
+def test_rows_without_a_label_column_are_read_alike_and_are_all_test_records(tmp_path):
+    labelled = read(tmp_path, INPUT, BINDING, t__csv=ROWS)
+    data = read_unlabelled(tmp_path, INPUT, NEW, t__csv="who,age,pain\na,50,1.0\nb,?,2\na,120,3\n")
+    assert np.array_equal(data.x, labelled.x)
+    assert data.patients.tolist() == ["a", "b", "a"]
+    assert data.split.tolist() == [TEST] * 3
+
+
+def test_unlabelled_rows_keep_to_filter_and_split_if_there_are_any(tmp_path):
+    data = read_unlabelled(tmp_path, INPUT, NEW + '[split]\ncolumn = "set"\n', t__csv=ROWS)
+    assert data.split.tolist() == [TRAIN, TEST, TRAIN]
+    assert read_unlabelled(tmp_path, INPUT, NEW + '[where]\npain = "2"\n', t__csv=ROWS).patients.tolist() == ["b"]
 
 
 @given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=30, unique=True), st.floats(0.01, 0.98))

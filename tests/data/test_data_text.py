@@ -1,10 +1,11 @@
 import string
 
 import pytest
-from data_files import read
+from data_files import read, read_unlabelled
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedmodels.data.dataset import TEST
 from fedmodels.data.text import tokenise
 from fedmodels.errors import DataError
 from fedmodels.study import TextInput
@@ -61,6 +62,13 @@ def test_texts_are_padded_with_zeros_and_text_columns_follow_each_other(tmp_path
     assert data.x.tolist() == [[*tokenise("咳嗽no fever", INPUT), 0, 0], [*tokenise("cough", INPUT), 0, 0, 0, 0, 0]]
     assert data.lengths.tolist() == [4, 1]
     assert data.y.tolist() == [0, 1]
+
+
+def test_texts_need_no_label(tmp_path):
+    binding = BINDING.replace('label = "label"\n', "").partition("[split]")[0]
+    data = read_unlabelled(tmp_path, INPUT, binding, t__csv="title,ask\ncough,fever\n")
+    assert data.x.tolist() == [[*tokenise("cough fever", INPUT), 0, 0, 0, 0]]
+    assert data.split.tolist() == [TEST]
 
 
 def test_a_wrong_encoding_is_named_and_not_guessed(tmp_path):
