@@ -5,8 +5,16 @@ from dataclasses import asdict
 from typing import Any
 
 import msgspec
+from rich.console import Console
 
 from simulations.benchmarks.machine import Machine
+
+_COLUMNS = 140
+
+
+def wide_console() -> Console:
+    """At least as wide as the tables: a narrow terminal wraps their lines instead of losing columns."""
+    return Console(width=max(_COLUMNS, Console().width))
 
 
 def print_json(report: Any) -> None:  # noqa: ANN401 - any dataclass

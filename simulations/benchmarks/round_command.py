@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simulations.benchmarks import round_overhead as bench
-from simulations.benchmarks.output import describe, print_json, verdict
+from simulations.benchmarks.output import describe, print_json, verdict, wide_console
 
 
 def round_overhead(*, as_json: bool, quick: bool) -> None:
@@ -18,7 +18,7 @@ def round_overhead(*, as_json: bool, quick: bool) -> None:
 
 
 def print_table(report: bench.Report) -> None:
-    console = Console()
+    console = wide_console()
     table = Table(title=f"A simulated round, milliseconds, medians of {report.repetitions} interleaved rounds")
     for heading in ("mode", "params", "hospitals", "local steps", "secure", "plain sum", "more", "in secagg",
                     "in plain sum", "more, by parts"):  # fmt: skip

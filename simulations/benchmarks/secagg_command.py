@@ -1,11 +1,15 @@
 """`fedmodels bench secagg`: the report as one table, or as JSON."""
 
+from itertools import groupby
+
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from simulations.benchmarks import secagg as bench
-from simulations.benchmarks.aggregation.contest import AGGREGATOR, CONTRIBUTOR
-from simulations.benchmarks.output import describe, print_json, verdict
+from simulations.benchmarks.output import describe, print_json, verdict, wide_console
+
+_TIMES = ("mask", "stage", "contributor", "aggregator")
 
 
 def secagg(*, as_json: bool, quick: bool) -> None:
@@ -19,27 +23,27 @@ def secagg(*, as_json: bool, quick: bool) -> None:
 
 
 def print_table(report: bench.Report) -> None:
-    console, machine, floor = Console(), report.machine, report.floor
-    table = Table(title=f"Secure aggregation, milliseconds, medians of {report.repetitions} interleaved rounds")
-    for heading in ("params", "n", "drop", "contender"):
-        table.add_column(heading, justify="left" if heading == "contender" else "right", no_wrap=True)
-    for heading in (*CONTRIBUTOR, "contributor", *AGGREGATOR, "aggregator", "B/param", "exchanges", "of floor",
-                    "mask x", "stage x", "contr. x", "aggr. x"):  # fmt: skip
-        table.add_column(heading, justify="right")
-    table.add_column("note")
-    previous = None
-    for row in report.rows:
-        case = row.case
-        first = [f"{case.words / 1e6:g}M", str(case.contributors), "one" if case.dropout else "-"]
-        if case != previous:
-            table.add_section()
-        table.add_row(*(first if case != previous else ["", "", ""]), row.contender, *_cells(row), row.note)
-        previous = case
+    machine, floor = report.machine, report.floor
+    console = wide_console()
+    table = Table(
+        title=f"Secure aggregation, milliseconds, medians of {report.repetitions} interleaved rounds",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("", no_wrap=True)
+    for heading in (*_TIMES, "of floor", "bytes/param", "exchanges"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for case, rows in groupby(report.rows, key=lambda row: row.case):
+        table.add_section()
+        table.add_row(f"[bold]{bench.describe(case)}[/]")
+        for row in rows:
+            note = f"\n  [italic]{row.note}[/]" if row.note else ""
+            table.add_row(f"  {row.contender}{note}", *_cells(row))
     console.print(table)
     console.print(
-        "contributor = encode + keys + mask + open; stage = encode + mask; aggregator = add + unmask. x: how many "
-        f"times as long {bench.REFERENCE.name} takes. A dropout costs a `retry` round a second upload (counted) and "
-        "fresh training (not counted)."
+        f"(x): how many times as long {bench.REFERENCE.name} takes. stage: encoding an update and masking it. "
+        "contributor also: keys of the round, and what it does once uploads are in. aggregator: streaming addition and "
+        "unmasking. of floor: the floor's time for the same masks, by the time of masking. A dropout costs a `retry` "
+        "round a second upload (counted) and fresh training (not counted)."
     )
     console.print(
         f"Floor, one thread: keystream {floor.keystream_gb_per_s:.1f} GB/s + in-cache addition "
@@ -59,17 +63,13 @@ def print_table(report: bench.Report) -> None:
 
 def _cells(row: bench.Row) -> list[str]:
     if row.timing is None:
-        return [""] * 15
-    timing, ratios = row.timing, row.times_reference or {}
+        return []
+    times, ratios = bench.compared(row.timing), row.times_reference or {}
     return [
-        *(_milliseconds(timing.phases[phase]) for phase in CONTRIBUTOR),
-        _milliseconds(timing.contributor),
-        *(_milliseconds(timing.phases[phase]) for phase in AGGREGATOR),
-        _milliseconds(timing.aggregator),
+        *(_milliseconds(times[name]) + (f" ({ratios[name]:.1f}x)" if name in ratios else "") for name in _TIMES),
+        "" if row.share_of_floor is None else f"{row.share_of_floor:.0%}",
         f"{row.bytes_up_per_parameter:.2f}",
         str(row.exchanges),
-        "" if row.share_of_floor is None else f"{row.share_of_floor:.0%}",
-        *(f"{ratios[part]:.1f}" if part in ratios else "" for part in ("mask", "stage", "contributor", "aggregator")),
     ]
 
 

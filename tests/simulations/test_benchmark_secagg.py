@@ -61,7 +61,7 @@ def test_bench_secagg_reports_every_contender_in_every_case(tmp_path):
     assert set(ours[0]["times_reference"]) == {"mask", "stage", "contributor", "aggregator"}
     assert report["floor"]["share"] > 0
     assert 0 < report["memory"]["model_sizes"] < 4  # 10 uploads went through: it does not hold them all
-    assert len(report["targets"]) == 5
+    assert len(report["targets"]) == 6
     assert report["machine"]["cores"] >= 1
     assert report["machine"]["versions"]["flwr"].startswith("1.41")
 

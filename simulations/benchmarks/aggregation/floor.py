@@ -31,9 +31,13 @@ class Floor:
     masking_gb_per_s: float
     share: float
 
-    def milliseconds(self, masks: int, words: int) -> float:
-        """The floor for another number of masks and words."""
-        return masks * words * WORD.itemsize / self.floor_gb_per_s / 1e6
+
+def sample(chunks: int = 200) -> float:
+    """Seconds of keystream and addition per byte of mask, now; a few milliseconds of work."""
+    start = time.perf_counter()
+    _keystream(chunks)
+    _additions(chunks)
+    return (time.perf_counter() - start) / (chunks * CHUNK_BYTES)
 
 
 def measure(masks: int, words: int, repetitions: int) -> Floor:
