@@ -9,7 +9,7 @@ from rich.console import Console
 
 from simulations.benchmarks.machine import Machine
 
-_COLUMNS = 140
+_COLUMNS = 146
 
 
 def wide_console() -> Console:

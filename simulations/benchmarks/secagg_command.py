@@ -4,6 +4,7 @@ from itertools import groupby
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from simulations.benchmarks import secagg as bench
@@ -36,7 +37,7 @@ def print_table(report: bench.Report) -> None:
         table.add_section()
         table.add_row(f"[bold]{bench.describe(case)}[/]")
         for row in rows:
-            note = f"\n  [italic]{row.note}[/]" if row.note else ""
+            note = f"\n  [italic]{escape(row.note)}[/]" if row.note else ""
             table.add_row(f"  {row.contender}{note}", *_cells(row))
     console.print(table)
     console.print(
