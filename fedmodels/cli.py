@@ -18,8 +18,10 @@ app = typer.Typer(
 )
 study_app = typer.Typer(no_args_is_help=True, help="Write and check study files.")
 data_app = typer.Typer(no_args_is_help=True, help="Fetch public data sets, write synthetic cohorts.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine, side by side with what others offer.")
 app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
 
 Run = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 Binding = Annotated[Path, typer.Option("--data", help="A data binding (data.toml).", show_default=False)]
@@ -128,6 +130,28 @@ def data_synthetic(
     from simulations.commands import data_synthetic as command
 
     command(kind, out, hospitals, patients, seed)
+
+
+@bench_app.command("secagg")
+def bench_secagg(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="1M parameters, 10 hospitals, 3 repetitions.")] = False,
+) -> None:
+    """Secure aggregation beside Flower's SecAgg+, CKKS and plain sums. About a quarter of an hour, or half a minute."""
+    from simulations.benchmarks.secagg_command import secagg as command
+
+    command(as_json=json, quick=quick)
+
+
+@bench_app.command("round")
+def bench_round(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A small model, 3 repetitions.")] = False,
+) -> None:
+    """What secure aggregation adds to a simulated round, against the same round with a plain sum."""
+    from simulations.benchmarks.round_command import round_overhead as command
+
+    command(as_json=json, quick=quick)
 
 
 def main() -> NoReturn:

@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("fedmodels", "server", "client", "simulations")
 PRIVATE_FLOWER = ("flwr.common", "flwr.proto", "flwr.supercore", "flwr.superlink", "flwr.supernode", "flwr.server.")
-MAY_USE_PRIVATE_FLOWER = {"server/link.py", "client/node.py", "simulations/localgrid.py"}
+BENCHMARK_ADAPTERS = {"simulations/benchmarks/aggregation/flower.py"}
+MAY_USE_PRIVATE_FLOWER = {"server/link.py", "client/node.py", "simulations/localgrid.py"} | BENCHMARK_ADAPTERS
 PURE = ("fedmodels/secagg/*.py", "fedmodels/study.py", "fedmodels/strict_toml.py", "fedmodels/dp/plan.py",
         "fedmodels/dp/accounting.py", "client/policy.py")  # fmt: skip
 IMPURE = {"torch", "flwr", "os", "time", "random", "secrets", "pathlib", "socket", "datetime", "opacus"}

@@ -15,6 +15,7 @@ from fedmodels.secagg.keystream import WORD, Vector
 
 _HALF_RANGE = 1 << 31
 _SIGNED = np.dtype("<i4")
+_CHUNK = 1 << 14  # words encoded at a time: the float64 intermediates stay in the cache
 
 
 @dataclass(frozen=True)
@@ -68,18 +69,26 @@ class Lattice:
                 where="encoding",
                 fix="flatten the update first",
             )
-        work = values.astype(np.float64)
-        if not np.isfinite(work).all():
-            raise LocalProtocolError(
-                "the update holds NaN or infinite values",
-                where="encoding",
-                fix="training diverged: lower the learning rate or the clip",
-            )
-        clipped = int(np.count_nonzero(np.abs(work) > self.bound))
-        np.clip(work, -self.bound, self.bound, out=work)
-        np.multiply(work, self.scale, out=work)
-        np.rint(work, out=work)
-        return work.astype(_SIGNED).view(WORD), clipped
+        encoded = np.empty(values.size, _SIGNED)
+        scratch = np.empty(min(values.size, _CHUNK), np.float64)
+        clipped = 0
+        for start in range(0, values.size, _CHUNK):
+            part = values[start : start + _CHUNK]
+            work = scratch[: part.size]
+            work[...] = part
+            largest = max(-float(work.min()), float(work.max()))  # NaN if there is one
+            if not math.isfinite(largest):
+                raise LocalProtocolError(
+                    "the update holds NaN or infinite values",
+                    where="encoding",
+                    fix="training diverged: lower the learning rate or the clip",
+                )
+            if largest > self.bound:
+                clipped += int(np.count_nonzero(np.abs(work) > self.bound))
+                np.clip(work, -self.bound, self.bound, out=work)
+            np.multiply(work, self.scale, out=work)
+            encoded[start : start + _CHUNK] = np.rint(work, out=work)
+        return encoded.view(WORD), clipped
 
     def decode(self, total: Vector) -> npt.NDArray[np.float64]:
         """The sum of the values behind a sum of encoded vectors. Shape [d] in, [d] out."""
