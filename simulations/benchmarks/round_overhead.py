@@ -163,7 +163,6 @@ def _rounds(federation: Federation) -> Iterator[Iterator[RoundLine]]:
     grid = LocalGrid(register(ClientApp()), [{"site": str(site)} for site in federation.sites])
     try:
         coordinator = Coordinator(study, roster, Exchange(grid), os.urandom(16))
-        coordinator.set_up()
         yield coordinator.rounds()
     finally:
         grid.close()

@@ -270,3 +270,21 @@ def test_a_change_of_one_byte_in_the_approved_study_ends_the_run(tmp_path: Path)
     with pytest.raises(Refused) as caught:
         site.handle(coordinator.request(), coordinator.model)
     assert caught.value.rule == "approval-changed"
+
+
+def test_a_policy_that_became_stricter_holds_at_once(tmp_path: Path) -> None:
+    coordinator = Coordinator(sites_of(tmp_path))
+    site = coordinator.sites[0]
+    (site.directory / "policy.toml").write_text("epsilon_per_study = 1.0\n")
+    with pytest.raises(Refused) as caught:
+        Site(site.directory).handle(coordinator.request(), coordinator.model)
+    assert caught.value.rule == "epsilon-per-study"
+
+
+def test_a_declared_size_that_changed_after_set_up_ends_the_run(tmp_path: Path) -> None:
+    coordinator = Coordinator(sites_of(tmp_path))
+    path = coordinator.sites[0].directory / "approved" / "roster.toml"
+    path.write_text(path.read_text().replace("declared_size = ", "declared_size = 1", 1))
+    with pytest.raises(Refused) as caught:
+        Site(path.parents[1]).handle(coordinator.request(), coordinator.model)
+    assert caught.value.rule == "approval-changed"

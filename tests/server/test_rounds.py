@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from federations import grid_of, tiny_federation
-from flwr.app import Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.app import register
@@ -229,3 +229,38 @@ def test_the_model_moves_by_the_weighted_mean_of_what_the_hospitals_computed(tmp
     model, _ = load_model(tmp_path / "run")
     assert isinstance(roster, Roster)
     assert flatten(model) == pytest.approx(expected, abs=1e-6)
+
+
+def test_every_message_expires_with_its_exchange() -> None:
+    """Or a late node would act on a stale request."""
+    pushed: list[Message] = []
+
+    class Silent(LocalGrid):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            pushed.extend(messages)
+            return [str(i) for i in range(len(pushed))]
+
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            return []
+
+    grid = Silent(ClientApp(), [{}, {}])
+    assert list(Exchange(grid, patience=2).ask({2: wire.PresenceRequest(bytes(16))}, 0.1)) == []
+    assert [message.metadata.ttl for message in pushed] == [pytest.approx(0.2)]
+    grid.close()
+
+
+@pytest.mark.parametrize("data", [b"", b"rubbish", b"\x93NUMPY" + bytes(100), b"PK\x03\x04" + bytes(50)])
+def test_a_malformed_vector_from_a_hospital_is_an_answer_with_a_problem(data: bytes) -> None:
+    def answer(message: Message, context: Context) -> Message:
+        array = Array("uint32", (3,), "numpy.ndarray", data)
+        body = wire.encode(wire.ContributeReply(b"x"))
+        reply = {"reply": ConfigRecord({"body": body}), "vector": ArrayRecord({"vector": array})}
+        return Message(RecordDict(reply), reply_to=message)
+
+    app = ClientApp()
+    app.train()(answer)
+    grid = LocalGrid(app, [{}])
+    (got,) = Exchange(grid).ask({2: wire.PresenceRequest(bytes(16))}, 5.0)
+    grid.close()
+    assert got.reply is None
+    assert "cannot be read" in got.problem
