@@ -69,9 +69,10 @@ def _result(study: Study, roster: Roster, outcome: Outcome) -> dict[str, Any]:
 
 
 def _privacy(study: Study, asked: dict[str, int]) -> dict[str, Any]:
-    """What is promised to a patient of each hospital, and whom from. The hospital's own ledger is what counts."""
+    """What this run promises to a patient of each hospital, and whom from. What counts over several runs is the
+    hospital's own ledger, which this does not know."""
     privacy, plan = study.privacy, plan_for(study)
-    common: dict[str, Any] = {"unit": privacy.unit, "adjacency": privacy.adjacency}
+    common: dict[str, Any] = {"scope": "this run only", "unit": privacy.unit, "adjacency": privacy.adjacency}
     if plan is None:
         return {**common, "observer": "nobody: without noise the published model may reveal patients",
                 "delta": None, "epsilon": dict.fromkeys(asked), "steps": 0}  # fmt: skip
