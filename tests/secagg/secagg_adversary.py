@@ -66,7 +66,7 @@ class Knowledge:
         self.rounds = {}
 
     def upload(self, request, model, sent):
-        """An honest hospital uploaded: colluders derive all their keys of that session, whether they take part or not."""
+        """An honest hospital uploaded. Colluders derive all their keys of that session, even if they took no part."""
         header = decode(sent.header, RecoverHeader)
         h = header.session_digest
         self.members[h] = decode_request(request).contributors
