@@ -111,11 +111,11 @@ class LyingCoordinator(RuleBasedStateMachine):
             if opens:
                 self.step_b(index, set() if forgets else dropped)
 
-    @rule(target=ANYBODY, restarts=st.booleans(), forgets=st.booleans())
-    def single_out(self, target, restarts, forgets):
-        """All others are told that the target dropped out, the target that somebody else did; then step B."""
+    @rule(victim=ANYBODY, restarts=st.booleans(), forgets=st.booleans())
+    def single_out(self, victim, restarts, forgets):
+        """All others are told that the victim dropped out, the victim that somebody else did; then step B."""
         for index in range(self.n):
-            dropped = {target if self.name(index) != self.name(target) else target + 1}
+            dropped = {victim if self.name(index) != self.name(victim) else victim + 1}
             self.step_a(index, dropped)
             if restarts:
                 self.restart(index)
