@@ -15,6 +15,7 @@ READY, AGGREGATOR = set_up(TERMS)
 WIDE = recover_terms(7, 5, 0)
 WIDE_READY, WIDE_AGGREGATOR = set_up(WIDE)
 WORDS = 5
+FEW = st.sets(st.integers(0, 6), max_size=1)
 
 
 class Hospital:
@@ -51,30 +52,36 @@ class BadNetwork(RuleBasedStateMachine):
         self.aggregator, self.session = secagg.open_recovery(self.aggregator, number, members, MODEL, WORDS)
         self.inputs = vectors(members, WORDS, number)
         self.requests, self.kind = dict.fromkeys(members, self.session.request), "upload"
-        self.box, self.uploads = [], {}
+        self.box, self.uploads, self.stage = [], {}, (number, 0)
 
-    def on_the_way(self):
-        return self.requests and self.session
-
-    @precondition(on_the_way)
     @rule(data=st.data())
-    def deliver_request(self, data):
+    def deliver_a_request(self, data):
         self.deliver_to(data.draw(st.sampled_from(sorted(self.requests))))
 
-    @precondition(on_the_way)
-    @rule()
-    def deliver_all_requests(self):
+    @rule(lost=FEW, late=FEW, keep=st.booleans(), order=st.randoms(use_true_random=False))
+    def a_stage(self, lost, late, keep, order):
+        """Some requests and replies are lost or come too late, all others in any order; then the next stage."""
+        gone = {f"hospital-{i}" for i in lost | late}
         for name in self.requests:
-            self.deliver_to(name)
+            if name not in {f"hospital-{i}" for i in lost}:
+                self.deliver_to(name)
+        order.shuffle(self.box)
+        waiting, self.box = self.box, []
+        for reply in waiting:
+            if reply[0] in gone:
+                self.box.append(reply)
+            else:
+                self.receive(*reply)
+        self.go_on(keep)
 
     def deliver_to(self, name):
         hospital, request = self.hospitals[name], self.requests[name]
         if self.kind == "upload":
             sent = hospital.upload(request, self.inputs[name], f"{name}/{self.aggregator.next_session}")
             assert self.uploads.setdefault(name, sent) == sent
-            self.box.append((name, self.kind, sent))
+            self.box.append((name, self.stage, sent))
         else:
-            self.box.append((name, self.kind, hospital.reveal(request)))
+            self.box.append((name, self.stage, hospital.reveal(request)))
 
     @precondition(lambda self: self.box)
     @rule(data=st.data(), repeat=st.booleans())
@@ -83,21 +90,15 @@ class BadNetwork(RuleBasedStateMachine):
         reply = self.box[place] if repeat else self.box.pop(place)
         self.receive(*reply)
 
-    @precondition(lambda self: self.box)
-    @rule()
-    def deliver_all_replies(self):
-        while self.box:
-            self.receive(*self.box.pop())
-
-    def receive(self, name, kind, reply):
+    def receive(self, name, stage, reply):
         self.old.append(reply)
         try:
-            if kind == "upload":
+            if isinstance(reply, secagg.Upload):
                 self.session.add(reply.header, reply.vector)
             else:
                 self.session.answer(reply)
         except RemoteProtocolError:
-            assert kind != self.kind  # a reply of an earlier stage; those of this one are never refused
+            assert stage != self.stage  # it came too late; those of this stage are never refused
 
     @precondition(lambda self: self.box)
     @rule()
@@ -114,6 +115,7 @@ class BadNetwork(RuleBasedStateMachine):
         except RemoteProtocolError:
             assert (self.session.missing, self.session.survivors) == before
 
+    @precondition(lambda self: len(self.session.missing) <= 2)
     @rule(keep=st.booleans())
     def go_on(self, keep):
         survivors = set(self.session.survivors) - (set(self.session.missing) if self.kind == "A" else set())
@@ -130,20 +132,16 @@ class BadNetwork(RuleBasedStateMachine):
             return
         assert enough
         if requests:
-            self.requests, self.kind = requests, "A" if self.session.dropped and self.kind != "A" else self.next_kind()
-            self.box = []
+            self.requests, self.stage = requests, (self.stage[0], self.stage[1] + 1)
+            self.kind = "A" if b"reveal-pairs" in next(iter(requests.values())) else "B"
             return
         assert self.session.result().tolist() == plain_sum([self.inputs[name] for name in survivors])
         self.open()
 
-    def next_kind(self):
-        return "A" if b"reveal-pairs" in next(iter(self.requests.values())) else "B"
-
     @invariant()
     def nothing_opens_early(self):
-        if self.requests:
-            with pytest.raises(RoundAborted):
-                self.session.result()
+        with pytest.raises(RoundAborted):
+            self.session.result()
 
 
 BadNetwork.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from secagg_parties import randomness
 from secagg_reference import gcm
 
+from fedmodels.errors import LocalProtocolError
 from fedmodels.secagg import shamir
 from fedmodels.secagg.primitives import Secret, seal, unseal
 
@@ -123,6 +124,11 @@ def test_scalars_are_reduced_from_48_bytes_each():
     assert [integer(s) for s in shamir.scalars(2, lambda n: b"\xff" * n)] == [(2**384 - 1) % shamir.ORDER] * 2
     assert shamir.is_scalar(Secret((shamir.ORDER - 1).to_bytes(32, "big")))
     assert not shamir.is_scalar(Secret(shamir.ORDER.to_bytes(32, "big")))
+
+
+def test_a_short_source_of_randomness_is_refused():
+    with pytest.raises(LocalProtocolError, match="47 bytes instead of 48"):
+        shamir.scalars(1, lambda n: bytes(n - 1))
 
 
 def test_the_references_gcm_answers_as_the_gcm_specification():
