@@ -105,7 +105,7 @@ def _off(places: Sequence[int], column: Sequence[int], threshold: int) -> frozen
     Gao's decoder: the extended Euclidean algorithm on the product of (X - x) and the interpolating polynomial,
     stopped at degree (m + t) / 2.
     """
-    bound = (len(places) + threshold) // 2 + (len(places) + threshold) % 2
+    bound = (len(places) + threshold) // 2
     low, high = _interpolation(places, column), [1]
     for x in places:
         high = _minus([0, *high], [x * c % ORDER for c in high])

@@ -5,23 +5,32 @@ the initial weights, the partition of pooled data and, without privacy, the batc
 noise from the operating system. Test records are the same for all seeds.
 """
 
+import json
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from fedmodels.data.dataset import Dataset
 from fedmodels.data.load import load
+from fedmodels.errors import FedmodelsError, UsageError
 from fedmodels.files import read_text
 from fedmodels.models.artifact import load_model
 from fedmodels.models.batches import predict
 from fedmodels.settings import apply_settings
 from fedmodels.study import Study, parse_study
 from server.rounds import RoundLine
-from simulations.benchmarks.baselines import Predictor, scores
+from simulations.benchmarks.baselines import Predictor, scores, train_linear, train_pooled
+from simulations.benchmarks.variations import SUITES, Variation
 from simulations.federation import HospitalData, build_federation, natural, partitioned
 from simulations.partition import Partition
 from simulations.simulate import run_federation

@@ -1,6 +1,7 @@
 """`recover` rounds among honest parties: every dropout at every stage, restarts, repeated requests, the table."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -232,3 +233,18 @@ def test_step_b_erases_every_key_of_the_round():
     for key in (*kept.pair_seeds.values(), *kept.share_keys.values()):
         assert key.reveal() in secagg.dump(found[2])
         assert key.reveal() not in stored
+
+
+def test_the_aggregator_needs_the_memory_of_two_vectors_however_many_hospitals_there_are():
+    words = 300_000
+    states, aggregator = set_up(recover_terms(12, 8))
+    _, opened = secagg.open_recovery(aggregator, 1, names(12), MODEL, words)
+    states, sent = upload_to(opened, states, vectors(names(12), words), arrive=())
+    tracemalloc.start()
+    _, session = secagg.open_recovery(aggregator, 1, names(12), MODEL, words)
+    for name in names(12)[1:]:
+        session.add(sent[name].header, sent[name].vector)
+    unmask(session, states)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.7 * 4 * words  # two vectors, and 0.5 MB for a chunk, requests and answers

@@ -13,12 +13,16 @@ from secagg_parties import (
     recover_states,
     recover_terms,
     set_up,
+    upload_to,
     uploaded,
+    vectors,
 )
 
 from fedmodels import secagg
-from fedmodels.errors import LocalProtocolError, RemoteProtocolError
-from fedmodels.secagg.messages import Pairs, RevealPairs, RevealShares, Shares, decode, encode
+from fedmodels.errors import LocalProtocolError, RemoteProtocolError, RoundAborted
+from fedmodels.secagg import recovery
+from fedmodels.secagg.messages import Pairs, RecoverRequest, RevealPairs, RevealShares, Shares, decode, encode
+from fedmodels.secagg.primitives import Secret, seal
 
 
 def pairs(session_digest, *dropped):
@@ -87,6 +91,34 @@ def test_shares_that_are_swapped_changed_missing_or_of_another_session_are_refus
     with pytest.raises(RemoteProtocolError, match="last upload"):
         secagg.reveal_shares(state, encode(RevealShares(bytes(32), (), good)))
     assert secagg.reveal_shares(state, share_request)
+
+
+def test_a_sealed_number_beyond_the_order_is_refused_and_its_dealer_named():
+    """Only the dealer itself, or a hospital that has its key, can seal one."""
+    found, _, share_request, _ = recover_states()
+    asked, kept = decode(share_request, RevealShares), found[2].round
+    key, data = kept.share_keys["hospital-1"], recovery._share_data(kept.session_digest, "hospital-1", "hospital-0")
+    sealed = seal(key, Secret(b"\xff" * 32), data)
+    wrong = encode(RevealShares(asked.session_digest, (), (sealed, *asked.shares[1:])))
+    with pytest.raises(RemoteProtocolError, match="hospital-1: the share"):
+        secagg.reveal_shares(found[2], wrong)
+
+
+def test_a_hospital_may_demand_more_survivors_than_the_threshold():
+    roster = recover_terms(6, 4).roster
+    terms = secagg.Terms(b"r" * 16, b"s" * 32, roster, 5, 0, "recover", 4)
+    states, aggregator = set_up(terms)
+    _, session = secagg.open_recovery(aggregator, 1, names(6), MODEL, 3)
+    few = encode(RecoverRequest(1, names(4)))
+    with pytest.raises(RemoteProtocolError, match="at least 5 are needed"):
+        secagg.check_request(states["hospital-0"], few)
+    states, _ = upload_to(session, states, vectors(names(6), 3), arrive=names(4))
+    binding = states["hospital-0"].round.session_digest
+    assert secagg.reveal_pairs(states["hospital-0"], pairs(binding, "hospital-1"))
+    with pytest.raises(RemoteProtocolError, match="at least 5 are needed"):
+        secagg.reveal_pairs(states["hospital-0"], pairs(binding, "hospital-1", "hospital-2"))
+    with pytest.raises(RoundAborted):
+        session.advance()
 
 
 @pytest.mark.parametrize(("mode", "wrong"), [("recover", "retry"), ("retry", "recover")])

@@ -64,6 +64,8 @@ def test_a_forged_dump_is_refused_or_is_the_state_that_it_says(state, data):
     ("place", "change"),
     [
         (2, {"contributors": ["hospital-1", "hospital-2"]}),
+        (2, {"contributors": [f"hospital-{i}" for i in (1, 2, 3, 4)]}),
+        (4, {"on_dropout": "retry", "threshold": None}),
         (2, {"pair_seeds": {}}),
         (2, {"share_keys": {}}),
         (3, {"dropped": []}),
