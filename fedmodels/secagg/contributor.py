@@ -149,8 +149,7 @@ def is_repeat(state: SetUp, request: bytes, model_digest: bytes) -> bool:
 
     Nothing else may be sent: `upload` refuses the session as over, so no second vector is ever masked for it.
     """
-    answered = ready_of(state).answered
-    return bool(answered) and answered == digest(Label.ANSWERED, request, model_digest)
+    return ready_of(state).answered == digest(Label.ANSWERED, request, model_digest)
 
 
 def check_request(state: SetUp, request: bytes) -> SessionRequest:

@@ -9,6 +9,7 @@ Decoding Reed-Solomon Codes").
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fedmodels.errors import LocalProtocolError
 from fedmodels.secagg.primitives import KEY_BYTES, Randomness, Secret
 
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -16,8 +17,17 @@ _WIDE_BYTES = 48  # 16 bytes more than the order has: reduced, they are uniform 
 
 
 def scalars(count: int, random: Randomness) -> tuple[Secret, ...]:
-    """Uniform integers below ORDER, as 32 bytes big-endian."""
-    return tuple(_secret(int.from_bytes(random(_WIDE_BYTES), "big")) for _ in range(count))
+    """Uniform integers below ORDER, as 32 bytes big-endian; `LocalProtocolError` for a source that falls short."""
+    return tuple(_scalar(random(_WIDE_BYTES)) for _ in range(count))
+
+
+def _scalar(wide: bytes) -> Secret:
+    if len(wide) != _WIDE_BYTES:
+        raise LocalProtocolError(
+            f"the random source returned {len(wide)} bytes instead of {_WIDE_BYTES}",
+            fix="pass a source of randomness that returns as many bytes as it is asked for",
+        )
+    return _secret(int.from_bytes(wide, "big"))
 
 
 def is_scalar(value: Secret) -> bool:
@@ -95,7 +105,7 @@ def _off(places: Sequence[int], column: Sequence[int], threshold: int) -> frozen
     Gao's decoder: the extended Euclidean algorithm on the product of (X - x) and the interpolating polynomial,
     stopped at degree (m + t) / 2.
     """
-    bound = (len(places) + threshold) // 2 + (len(places) + threshold) % 2
+    bound = (len(places) + threshold) // 2
     low, high = _interpolation(places, column), [1]
     for x in places:
         high = _minus([0, *high], [x * c % ORDER for c in high])

@@ -84,7 +84,8 @@ class RecoverSession:
         upload = decode(header, RecoverHeader)
         if self._stage != _UPLOAD and self._uploads.headers.get(upload.sender) != upload:
             raise self._uploads.error(upload.sender, "its upload came too late")
-        if len(upload.shares) != len(self._contributors) - 1:
+        fits = upload.session_digest == self._uploads.digest  # else the uploads know a better reason to refuse
+        if fits and len(upload.shares) != len(self._contributors) - 1:
             raise self._uploads.error(upload.sender, "the upload does not have a sealed share for every contributor")
         self._uploads.add(header, vector)
 
@@ -110,11 +111,11 @@ class RecoverSession:
         gone = tuple(name for name in self._contributors if name in {*self.dropped, *failed})
         if len(self._contributors) - len(gone) < self._terms.least:
             raise self._aborted(gone, "run the round again with a new session number and fresh training")
-        self._pairs.clear()
         for name in failed:
             vector = recall(name) if recall else None
             if vector is None or not self._uploads.take_back(name, vector):
                 raise self._aborted(gone, "keep the uploads of a session until it is open, and pass `recall`")
+            self._pairs.clear()  # they answered for a smaller D
         self._stage = _STEP_A if self.dropped else _STEP_B
 
     def _aborted(self, missing: tuple[str, ...], fix: str) -> RoundAborted:

@@ -104,3 +104,28 @@ def unmask(session, states, recall=None):
     while requests := session.advance(recall):
         states = exchange(session, states, requests)
     return states, session.result()
+
+
+def uploaded(n=5, threshold=4, colluding=1, arrive=None):
+    states, aggregator = set_up(recover_terms(n, threshold, colluding))
+    _, session = secagg.open_recovery(aggregator, 1, names(n), MODEL, 3)
+    inputs = vectors(names(n), 3)
+    return session, *upload_to(session, states, inputs, arrive=arrive), inputs
+
+
+def recover_states():
+    """A state of every kind of one hospital in a `recover` run, and requests that fit it: step A, step B without and
+    with the dropout."""
+    session, states, _, _ = uploaded()
+    share_request = session.advance()["hospital-0"]
+    unmasked, _ = secagg.reveal_shares(states["hospital-0"], share_request)
+    other, _, _, _ = uploaded(arrive=names(4))
+    pairs_request = other.advance()["hospital-0"]
+    revealed, _ = secagg.reveal_pairs(states["hospital-0"], pairs_request)
+    everyone = {name: secagg.reveal_pairs(states[name], pairs_request)[1] for name in names(4)}
+    for reply in everyone.values():
+        other.answer(reply)
+    announced, _ = announce(recover_terms(5, 4, 1))
+    ready, _ = set_up(recover_terms(5, 4, 1))
+    found = [announced["hospital-0"], ready["hospital-0"], states["hospital-0"], revealed, unmasked]
+    return found, pairs_request, share_request, other.advance()["hospital-0"]

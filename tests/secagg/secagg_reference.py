@@ -116,16 +116,24 @@ def aes256(key, block):
     return bytes(state)
 
 
-def gmac(key, data):
-    """NIST SP 800-38D: the tag of `data` as associated data, nothing encrypted, under a nonce of zeros."""
+def gcm(key, plain, associated):
+    """NIST SP 800-38D under a nonce of 12 zeros: ciphertext and tag."""
     subkey, tag = int.from_bytes(aes256(key, bytes(16)), "big"), 0
-    padded = data + bytes(-len(data) % 16) + (8 * len(data)).to_bytes(8, "big") + bytes(8)
+    stream = b"".join(aes256(key, bytes(12) + (2 + i).to_bytes(4, "big")) for i in range(-(-len(plain) // 16)))
+    cipher = bytes(a ^ b for a, b in zip(plain, stream, strict=False))
+    padded = associated + bytes(-len(associated) % 16) + cipher + bytes(-len(cipher) % 16)
+    padded += (8 * len(associated)).to_bytes(8, "big") + (8 * len(cipher)).to_bytes(8, "big")
     for start in range(0, len(padded), 16):
         x, v, tag = tag ^ int.from_bytes(padded[start : start + 16], "big"), subkey, 0
         for bit in range(127, -1, -1):
             tag ^= v if x >> bit & 1 else 0
             v = v >> 1 ^ (0xE1 << 120 if v & 1 else 0)
-    return (tag ^ int.from_bytes(aes256(key, bytes(15) + b"\1"), "big")).to_bytes(16, "big")
+    return cipher + (tag ^ int.from_bytes(aes256(key, bytes(15) + b"\1"), "big")).to_bytes(16, "big")
+
+
+def gmac(key, data):
+    """The tag of `data` as associated data, nothing encrypted."""
+    return gcm(key, b"", data)
 
 
 def mask(key, words):
@@ -145,6 +153,11 @@ def labelled_hash(*parts):
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in raw)).digest()
 
 
+def number(value):
+    """8 bytes, big-endian."""
+    return value.to_bytes(8, "big")
+
+
 def pack(value):
     """MessagePack, of the types and sizes that the vectors need."""
     if isinstance(value, int):
@@ -162,7 +175,8 @@ def set_up(run):
     """All of the set-up: (messages by name, relayed message, T0, first chain key of every pair of names)."""
     identities = {name: bytes.fromhex(seed) for name, seed in sorted(run["identities"].items())}
     roster = labelled_hash("roster", *[p for n, seed in identities.items() for p in (n, ed25519_public(seed))])
-    terms = labelled_hash("terms", bytes.fromhex(run["run_id"]), bytes.fromhex(run["study_digest"]), roster)
+    label, extra = ("terms-recover", [number(run["threshold"])]) if "threshold" in run else ("terms", [])
+    terms = labelled_hash(label, bytes.fromhex(run["run_id"]), bytes.fromhex(run["study_digest"]), roster, *extra)
     secrets = {name: bytes.fromhex(run["ephemerals"][name]) for name in identities}
     keys = {name: x25519(secret, bytes([9]) + bytes(31)) for name, secret in secrets.items()}
     bodies = {}
@@ -179,18 +193,29 @@ def set_up(run):
     return {name: pack(body) for name, body in bodies.items()}, relayed, t0, chains
 
 
+def session_digest(label, t0, session):
+    """h of a session of the vectors."""
+    members = sorted(session["vectors"])
+    return labelled_hash(label, t0, number(session["session"]), bytes.fromhex(session["model_digest"]), *members)
+
+
+def chain(chains, session, name, peer):
+    """The chain key of two contributors, ratcheted to the session."""
+    key = chains[min(name, peer), max(name, peer)]
+    for _ in range(session["session"] - 1):
+        key = hkdf_expand(key, labelled_hash("chain-ratchet"))
+    return key
+
+
 def upload(t0, chains, session, name):
     """One contributor's (header, masked vector) in a session of the vectors."""
-    number, members, vector = session["session"], sorted(session["vectors"]), session["vectors"][name]
-    h = labelled_hash("session", t0, number.to_bytes(8, "big"), bytes.fromhex(session["model_digest"]), *members)
+    members, vector = sorted(session["vectors"]), session["vectors"][name]
+    h = session_digest("session", t0, session)
     masked = list(vector)
     for peer in (member for member in members if member != name):
-        key = chains[min(name, peer), max(name, peer)]
-        for _ in range(number - 1):
-            key = hkdf_expand(key, labelled_hash("chain-ratchet"))
-        seed = hkdf_expand(key, labelled_hash("pair-mask", h))
+        seed = hkdf_expand(chain(chains, session, name, peer), labelled_hash("pair-mask", h))
         sign = 1 if name < peer else -1
         masked = [(a + sign * b) % 2**32 for a, b in zip(masked, mask(seed, len(vector)), strict=True)]
     checksum = gmac(labelled_hash("upload-checksum", h, name), b"".join(w.to_bytes(4, "little") for w in masked))
-    header = {"type": "upload/v1", "sender": name, "session": number, "session_digest": h}
+    header = {"type": "upload/v1", "sender": name, "session": session["session"], "session_digest": h}
     return pack({**header, "words": len(vector), "checksum": checksum}), masked

@@ -7,9 +7,19 @@ from hypothesis import strategies as st
 from secagg_tampering import VALUES
 
 from fedmodels.errors import RemoteProtocolError
-from fedmodels.secagg.messages import MAX_MESSAGE_BYTES, SessionRequest, SetupKey, SetupKeys, UploadHeader, decode
+from fedmodels.secagg import messages
+from fedmodels.secagg.messages import MAX_MESSAGE_BYTES, Message, SetupKeys, decode
 
-TYPES = [SetupKey, SetupKeys, SessionRequest, UploadHeader]
+TYPES = [type_ for type_ in vars(messages).values() if isinstance(type_, type) and issubclass(type_, Message)]
+TYPES.remove(Message)
+FIELDS = sorted({field for type_ in TYPES for field in type_.__struct_fields__})
+
+
+def test_all_message_types_are_here():
+    assert [type_.__struct_config__.tag for type_ in TYPES] == [
+        "setup-key/v1", "setup-keys/v1", "session/v1", "upload/v1", "session-recover/v1", "upload-recover/v1",
+        "reveal-pairs/v1", "pairs/v1", "reveal-shares/v1", "shares/v1",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("type_", TYPES)
@@ -21,15 +31,12 @@ def test_decoders_survive_random_bytes(type_, data):
 
 NESTED = st.recursive(
     VALUES,
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["type", "sender", "key", "keys", "session", "contributors"]), inner)
-    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["type", *FIELDS]), inner),
     max_leaves=12,
 )
 
 
-@given(st.sampled_from(TYPES), st.dictionaries(st.sampled_from(["sender", "key", "keys", "signature"]), NESTED))
+@given(st.sampled_from(TYPES), st.dictionaries(st.sampled_from(FIELDS), NESTED))
 def test_decoders_survive_random_structures_of_the_right_type(type_, fields):
     tag = msgspec.inspect.type_info(type_).tag
     with pytest.raises(RemoteProtocolError):

@@ -1,5 +1,7 @@
 """Published test vectors against the wrappers that the protocol uses, and against the slow reference."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import secagg_reference as reference
@@ -145,6 +147,15 @@ def test_a_mask_is_the_aes_ctr_keystream_in_chunks(words):
     np.testing.assert_array_equal(add_masks(zeros, [Secret(CTR_KEY)], []), expected)
     np.testing.assert_array_equal(add_masks(zeros, [], [Secret(CTR_KEY)]), (1 << 32) - expected.astype(np.int64))
     assert reference.mask(CTR_KEY, min(words, 9)) == expected[:9].tolist()
+
+
+@pytest.mark.parametrize("words", [1, 65536, 65537, 9 * 65536 + 5])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_pool_of_threads_gives_the_same_masks(words, threads):
+    plus, minus = [Secret(bytes([i]) * 32) for i in (1, 2)], [Secret(bytes([i]) * 32) for i in (3, 4, 5)]
+    vector = np.arange(words, dtype=np.uint32) * 0x17171717
+    with ThreadPoolExecutor(threads) as pool:
+        np.testing.assert_array_equal(add_masks(vector, plus, minus, pool), add_masks(vector, plus, minus))
 
 
 def test_masks_are_added_and_subtracted_modulo_2_to_the_32():

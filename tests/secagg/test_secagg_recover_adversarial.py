@@ -1,0 +1,243 @@
+"""Every message of a `recover` round tampered with, swapped or replayed; hospitals that lie about shares are named."""
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from secagg_parties import MODEL, OTHER_MODEL, names, plain_sum, randomness, recover_terms, set_up, upload_to, vectors
+from secagg_tampering import is_accepted, tampered
+
+from fedmodels import secagg
+from fedmodels.errors import RemoteProtocolError
+from fedmodels.secagg.messages import Pairs, RecoverHeader, RecoverRequest, Shares, decode, encode
+from fedmodels.secagg.shamir import scalars
+
+READY, AGGREGATOR = set_up(recover_terms(5, 4, 1))
+INPUTS = vectors(names(5), 6)
+ALIVE = names(4)
+
+
+def open_session():
+    return secagg.open_recovery(AGGREGATOR, 1, names(5), MODEL, 6)[1]
+
+
+REQUEST = open_session().request
+UPLOADED, SENT = upload_to(open_session(), READY, INPUTS)
+
+
+def advanced(arrive=ALIVE):
+    """A session that asks for step A (or for step B, where all arrive), and its requests."""
+    session = open_session()
+    for name in arrive:
+        session.add(SENT[name].header, SENT[name].vector)
+    return session, session.advance()
+
+
+PAIR_REQUEST = advanced()[1]["hospital-0"]
+PAIRS = {name: secagg.reveal_pairs(UPLOADED[name], PAIR_REQUEST) for name in ALIVE}
+
+
+def in_step_b():
+    session, _ = advanced()
+    for _, reply in PAIRS.values():
+        session.answer(reply)
+    return session, session.advance()
+
+
+SHARE_REQUESTS = in_step_b()[1]
+SHARES = {name: secagg.reveal_shares(PAIRS[name][0], SHARE_REQUESTS[name])[1] for name in ALIVE}
+
+
+def finish(session):
+    for reply in SHARES.values():
+        session.answer(reply)
+    assert not session.advance()
+    assert session.result().tolist() == plain_sum([INPUTS[name] for name in ALIVE])
+
+
+@given(tampered(REQUEST), st.sampled_from(names(5)))
+def test_a_changed_session_request_is_refused_or_opens_nothing(changed, name):
+    before = secagg.dump(READY[name])
+    if not is_accepted(secagg.check_request, READY[name], changed):
+        with pytest.raises(RemoteProtocolError):
+            secagg.upload_recover(READY[name], changed, MODEL, INPUTS[name], randomness(1))
+        assert secagg.dump(READY[name]) == before
+        return
+    _, sent = secagg.upload_recover(READY[name], changed, MODEL, INPUTS[name], randomness(1))
+    with pytest.raises(RemoteProtocolError):
+        open_session().add(sent.header, sent.vector)
+
+
+@given(tampered(PAIR_REQUEST), st.sampled_from(ALIVE))
+def test_a_changed_request_for_step_a_is_refused_or_is_another_one_that_the_rules_allow(changed, name):
+    state, before = UPLOADED[name], secagg.dump(UPLOADED[name])
+    if is_accepted(secagg.reveal_pairs, state, changed):
+        (dropped,) = decode(secagg.reveal_pairs(state, changed)[1], Pairs).dropped
+        assert dropped not in (name, "hospital-4")
+    assert secagg.dump(state) == before
+
+
+@given(data=st.data(), name=st.sampled_from(ALIVE))
+def test_any_change_to_a_request_for_step_b_is_refused_and_changes_nothing(data, name):
+    state, before = PAIRS[name][0], secagg.dump(PAIRS[name][0])
+    with pytest.raises(RemoteProtocolError):
+        secagg.reveal_shares(state, data.draw(tampered(SHARE_REQUESTS[name])))
+    assert secagg.dump(state) == before
+    assert secagg.reveal_shares(state, SHARE_REQUESTS[name])[1] == SHARES[name]
+
+
+@pytest.mark.parametrize("holder", ALIVE)
+def test_a_request_for_step_b_that_belongs_to_another_hospital_is_refused(holder):
+    for name in ALIVE:
+        assert is_accepted(secagg.reveal_shares, PAIRS[name][0], SHARE_REQUESTS[holder]) == (name == holder)
+
+
+@given(tampered(SENT["hospital-2"].header))
+def test_any_change_to_an_upload_is_refused_or_only_spoils_a_sealed_share_which_its_holder_refuses(changed):
+    session = open_session()
+    for name in ("hospital-0", "hospital-1", "hospital-3"):
+        session.add(SENT[name].header, SENT[name].vector)
+    if not is_accepted(session.add, changed, SENT["hospital-2"].vector):
+        assert session.missing == ("hospital-2", "hospital-4")
+        session.add(SENT["hospital-2"].header, SENT["hospital-2"].vector)
+        assert session.missing == ("hospital-4",)
+        return
+    before, after = decode(SENT["hospital-2"].header, RecoverHeader), decode(changed, RecoverHeader)
+    assert msgspec.structs.replace(after, shares=before.shares) == before
+    for name in session.advance():
+        session.answer(PAIRS[name][1])
+    requests = session.advance()
+    refused = [name for name in ALIVE if not is_accepted(secagg.reveal_shares, PAIRS[name][0], requests[name])]
+    others = [name for name in names(5) if name != "hospital-2"]
+    spoilt = [n for n, old, new in zip(others, before.shares, after.shares, strict=True) if old != new]
+    assert refused == [name for name in spoilt if name in ALIVE]
+
+
+@given(tampered(PAIRS["hospital-2"][1]))
+def test_any_change_to_an_answer_in_step_a_is_refused_or_spoils_a_seed(changed):
+    """Seeds cannot be checked: a hospital that lies about one spoils the sum, as it can with its vector."""
+    session, _ = advanced()
+    if is_accepted(session.answer, changed):
+        before, after = decode(PAIRS["hospital-2"][1], Pairs), decode(changed, Pairs)
+        assert (after.dropped, after.session_digest) == (before.dropped, before.session_digest)
+        assert after.sender in ALIVE
+        return
+    assert session.missing == ALIVE
+    for _, reply in PAIRS.values():
+        session.answer(reply)
+    session.advance()
+    finish(session)
+
+
+@given(tampered(SHARES["hospital-2"]))
+def test_any_change_to_an_answer_in_step_b_is_refused_or_noticed_where_there_is_redundancy(changed):
+    session, requests = advanced(names(5))
+    states = {name: secagg.reveal_shares(UPLOADED[name], requests[name]) for name in names(5)}
+    with pytest.raises(RemoteProtocolError):
+        session.answer(SHARES["hospital-2"])  # of the round with a dropout
+    if is_accepted(in_step_b()[0].answer, changed):
+        assert decode(changed, Shares).sender in ALIVE
+    for _, reply in states.values():
+        session.answer(reply)
+    assert not session.advance()
+    assert session.result().tolist() == plain_sum(INPUTS.values())
+
+
+@pytest.mark.parametrize("what", ["sender", "session", "dropped", "number of secrets", "second"])
+def test_answers_that_do_not_fit_are_refused_with_the_name_of_the_hospital(what):
+    session, _ = advanced()
+    answer = decode(PAIRS["hospital-1"][1], Pairs)
+    changes = {
+        "sender": {"sender": "hospital-4"},
+        "session": {"session_digest": bytes(32)},
+        "dropped": {"dropped": ("hospital-3",)},
+        "number of secrets": {"seeds": answer.seeds * 2},
+        "second": {"seeds": (scalars(1, randomness(3))[0],)},
+    }
+    if what == "second":
+        session.answer(encode(answer))
+    with pytest.raises(RemoteProtocolError, match="hospital-4" if what == "sender" else "hospital-1"):
+        session.answer(encode(msgspec.structs.replace(answer, **changes[what])))
+    with pytest.raises(RemoteProtocolError) as caught:
+        session.answer(encode(msgspec.structs.replace(answer, sender="stranger")))
+    assert "stranger" not in str(caught.value)
+
+
+def test_a_share_beyond_the_order_is_refused():
+    session, _ = in_step_b()
+    answer = decode(SHARES["hospital-1"], Shares)
+    wrong = msgspec.structs.replace(answer, shares=(secagg.primitives.Secret(b"\xff" * 32), *answer.shares[1:]))
+    with pytest.raises(RemoteProtocolError, match=r"hospital-1: .*no share"):
+        session.answer(encode(wrong))
+
+
+def test_uploads_of_another_session_kind_model_or_without_all_shares_are_refused():
+    request = encode(RecoverRequest(2, names(5)))
+    for asked, model in ((request, MODEL), (REQUEST, OTHER_MODEL)):
+        _, sent = secagg.upload_recover(READY["hospital-0"], asked, model, INPUTS["hospital-0"], randomness(2))
+        with pytest.raises(RemoteProtocolError, match="hospital-0"):
+            open_session().add(sent.header, sent.vector)
+    header = decode(SENT["hospital-0"].header, RecoverHeader)
+    fewer = encode(msgspec.structs.replace(header, shares=header.shares[:-1]))
+    with pytest.raises(RemoteProtocolError, match=r"hospital-0: .*sealed share for every contributor"):
+        open_session().add(fewer, SENT["hospital-0"].vector)
+
+
+def lying(session, states, requests, lies):
+    """Step B, where hospitals in `lies` hand out wrong shares of these dealers."""
+    for name, request in requests.items():
+        answer = decode(secagg.reveal_shares(states[name], request)[1], Shares)
+        shares = list(answer.shares)
+        for dealer in lies.get(name, ()):
+            shares[dealer] = scalars(1, randomness(f"{name} {dealer}"))[0]
+        session.answer(encode(msgspec.structs.replace(answer, shares=tuple(shares))))
+
+
+@pytest.mark.parametrize(
+    ("lies", "named"),
+    [
+        ({"hospital-2": range(7)}, r"step B, hospital hospital-2: "),
+        ({"hospital-2": [0, 5]}, r"step B, hospital hospital-2: "),
+        ({"hospital-2": [4]}, r"step B, hospital hospital-2 or hospital-4: "),
+        ({"hospital-2": [2]}, r"step B, hospital hospital-2: "),
+        ({f"hospital-{i}": [6] for i in (1, 2)}, r"step B, too few|step B: wrong .* too few"),
+    ],
+)
+def test_who_lied_about_shares_is_named(lies, named):
+    terms = recover_terms(7, 5)
+    states, aggregator = set_up(terms)
+    _, session = secagg.open_recovery(aggregator, 1, names(7), MODEL, 2)
+    states, _ = upload_to(session, states, vectors(names(7), 2))
+    lying(session, states, session.advance(), lies)
+    with pytest.raises(RemoteProtocolError, match=named):
+        session.advance()
+
+
+def test_two_liars_are_named_where_there_is_redundancy_for_two():
+    terms = recover_terms(12, 8)
+    states, aggregator = set_up(terms)
+    _, session = secagg.open_recovery(aggregator, 1, names(12), MODEL, 2)
+    states, _ = upload_to(session, states, vectors(names(12), 2))
+    lying(session, states, session.advance(), {"hospital-2": range(12), "hospital-11": [0, 5]})
+    with pytest.raises(RemoteProtocolError, match=r"hospital hospital-2, hospital hospital-11: "):
+        session.advance()
+
+
+def test_a_dealer_whose_shares_do_not_fit_together_is_named():
+    """Hospital 0 gives a share of another polynomial to hospitals 3 and 5."""
+    terms = recover_terms(12, 8)
+    states, aggregator = set_up(terms)
+    _, session = secagg.open_recovery(aggregator, 1, names(12), MODEL, 2)
+    states, _ = upload_to(session, states, vectors(names(12), 2))
+    lying(session, states, session.advance(), {"hospital-3": [0], "hospital-5": [0]})
+    with pytest.raises(RemoteProtocolError, match=r"hospital hospital-0: "):
+        session.advance()
+
+
+def test_exactly_threshold_answers_cannot_be_checked_and_spoil_the_sum_as_any_vector_could():
+    session, requests = in_step_b()
+    lying(session, {name: state for name, (state, _) in PAIRS.items()}, requests, {"hospital-2": [0]})
+    assert not session.advance()
+    assert session.result().tolist() != plain_sum([INPUTS[name] for name in ALIVE])
+    assert np.unique(session.result()).size > 1
