@@ -1,10 +1,9 @@
 """Hospitals that drop out of a simulation: unreachable for a request, or cut off before their answer arrives."""
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
+import numpy as np
 from flwr.app import Error, Message
 from flwr.clientapp import ClientApp
 
@@ -43,16 +42,19 @@ class RandomFaults:
     """
 
     def __init__(self, probability: float, seed: int) -> None:
-        self._probability, self._seed = probability, seed
-        self._asked: Counter[int] = Counter()  # a question whether it is back has a new answer each time
+        self._probability = probability
+        self._generator = np.random.default_rng(seed)
+        self._fates: dict[tuple[int, bytes], Fault] = {}
 
     def __call__(self, request: wire.Request, node: int) -> Fault:
         if isinstance(request, wire.SetupRequest):
             return "none"
         if isinstance(request, wire.PresenceRequest):
-            self._asked[node] += 1
-        event = (self._seed, node, self._asked[node] if isinstance(request, wire.PresenceRequest) else 0)
-        draw = hashlib.sha256(repr(event).encode() + wire.encode(request)).digest()
-        if int.from_bytes(draw[:8], "big") >= self._probability * 2**64:
+            return self._draw()  # has a new answer each time
+        return self._fates.setdefault((node, wire.encode(request)), self._draw())
+
+    def _draw(self) -> Fault:
+        chance, half = self._generator.random(2)
+        if chance >= self._probability:
             return "none"
-        return "unreachable" if draw[8] % 2 else "cut off"
+        return "unreachable" if half < 0.5 else "cut off"
