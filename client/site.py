@@ -8,7 +8,6 @@ and the ratcheted protocol state are on disk before the bytes they stand for are
 
 import fcntl
 import hashlib
-import io
 import json
 import math
 import os
@@ -27,6 +26,7 @@ from client.contribution import counts_vector, update_vector
 from client.ledger import Charge, Ledger, epsilon_of
 from client.policy import DEFAULT, Policy, check_budget, check_study
 from client.releases import check_releases, check_without_privacy
+from client.runfiles import RunFiles, forget_unfinished
 from fedmodels import secagg, strict_toml, wire
 from fedmodels.data.dataset import TEST, TRAIN, Dataset
 from fedmodels.data.load import load
@@ -161,14 +161,15 @@ class Site:
                 where="approved/roster.toml",
                 fix="compare the two rosters, then approve it again",
             )
-        if self._state_path(request.run_id).exists():
-            state = self._load(request.run_id)
-            if not isinstance(state, secagg.Announced):
-                raise Refused("run-exists", "this run was set up before", fix="start a new run")
-        else:
-            self._forget_unfinished()
-            state, _ = secagg.begin_setup(self._terms(request.run_id), self.name, self.identity, os.urandom)
-            self._save(request.run_id, state)
+        files = self._files(request.run_id)
+        state = files.load()
+        if state is None:
+            forget_unfinished(self.directory / "runs")
+            terms = wire.terms(self.study, self.roster, request.run_id)
+            state, _ = secagg.begin_setup(terms, self.name, self.identity, os.urandom)
+            files.save(state)
+        if not isinstance(state, secagg.Announced):
+            raise Refused("run-exists", "this run was set up before", fix="start a new run")
         self._log("setup", state.message, None)
         return wire.SetupReply(self.name, state.message)
 
@@ -181,7 +182,7 @@ class Site:
             state = secagg.finish_setup(state, request.relay)
         digest = wire.model_digest(request.kind, request.round, model)
         if secagg.is_repeat(state, request.session, digest):
-            return self._send(request, *self._last_upload(request.run_id), None)
+            return self._send(request, self._files(request.run_id).last_upload(), None)
         asked = secagg.check_request(state, request.session)
         data = load(self.directory / "data.toml", self.study)
         charge = self._charge(request, asked, model)
@@ -194,9 +195,9 @@ class Site:
             after, upload = secagg.upload_recover(state, request.session, digest, vector, os.urandom)
         else:
             after, upload = secagg.upload(state, request.session, digest, vector)
-        self._keep_upload(request.run_id, upload.header, upload.vector)
-        self._save(request.run_id, after)
-        return self._send(request, upload.header, upload.vector, spent)
+        self._files(request.run_id).keep_upload(upload)
+        self._files(request.run_id).save(after)
+        return self._send(request, upload, spent)
 
     def _vector(self, request: wire.ContributeRequest, data: Dataset, model: Model) -> npt.NDArray[np.uint32]:
         if request.kind == "train":
@@ -204,33 +205,28 @@ class Site:
                 self.study, self.roster, self.name, data.part(TRAIN), plan_for(self.study), round_=request.round,
                 model=model,
             )  # fmt: skip
-        path = self._counts_path(request.run_id, model)
-        if path.exists():  # the noise was drawn and paid for: the same noisy counts may leave again
-            kept: npt.NDArray[np.uint32] = np.load(path, allow_pickle=False)
-            return kept
-        counts = counts_vector(self.study, self.roster, data.part(TEST), model)
-        if self.study.privacy.mode != "none":
-            buffer = io.BytesIO()
-            np.save(buffer, counts)
-            write_synced(path, buffer.getvalue(), mode=0o600)
+        files = self._files(request.run_id)
+        counts = files.counts(model)  # the noise was drawn and paid for: the same noisy counts may leave again
+        if counts is None:
+            counts = counts_vector(self.study, self.roster, data.part(TEST), model)
+            if self.study.privacy.mode != "none":
+                files.keep_counts(model, counts)
         return counts
 
-    def _send(
-        self, request: wire.ContributeRequest, header: bytes, vector: npt.NDArray[np.uint32], epsilon: float | None
-    ) -> Reply:
-        self._log(request.kind, header, epsilon, vector)
-        return wire.ContributeReply(header), vector
+    def _send(self, request: wire.ContributeRequest, upload: secagg.Upload, epsilon: float | None) -> Reply:
+        self._log(request.kind, upload.header, epsilon, upload.vector)
+        return wire.ContributeReply(upload.header), upload.vector
 
     def _unmask(self, request: wire.UnmaskRequest) -> wire.UnmaskReply:
         state, message = secagg.reveal(self._load(request.run_id), request.message)
-        self._save(request.run_id, state)
+        self._files(request.run_id).save(state)
         self._log("unmask", message, None)
         return wire.UnmaskReply(message)
 
     def _charge(self, request: wire.ContributeRequest, asked: secagg.SessionRequest, model: Model) -> Charge:
         privacy, plan = self.study.privacy, plan_for(self.study)
         event = plan.event(1) if plan and request.kind == "train" else None
-        again = request.kind == "evaluate" and self._counts_path(request.run_id, model).exists()
+        again = request.kind == "evaluate" and self._files(request.run_id).counts(model) is not None
         return Charge(
             study_digest=self.study.digest,
             roster_digest=self.roster.digest,
@@ -263,26 +259,15 @@ class Site:
 
     # What it keeps
 
-    def _terms(self, run_id: bytes) -> secagg.Terms:
-        return wire.terms(self.study, self.roster, run_id)
-
-    def _state_path(self, run_id: bytes) -> Path:
-        return self.directory / "runs" / f"{run_id.hex()}.state"
-
-    def _upload_path(self, run_id: bytes) -> Path:
-        return self.directory / "runs" / f"{run_id.hex()}.upload"
-
-    def _counts_path(self, run_id: bytes, model: Model) -> Path:
-        digest = hashlib.sha256(np.ascontiguousarray(model).data).hexdigest()
-        return self.directory / "runs" / f"{run_id.hex()}.{digest[:16]}.counts.npy"
+    def _files(self, run_id: bytes) -> RunFiles:
+        return RunFiles(self.directory / "runs", run_id)
 
     def _load(self, run_id: bytes) -> secagg.State:
         """The protocol state of a run that was set up here under what is approved now."""
-        try:
-            state = secagg.load(self._state_path(run_id).read_bytes())
-        except FileNotFoundError:
-            raise Refused("unknown-run", "no set-up for this run", fix="start a new run") from None
-        if state.terms != self._terms(run_id):
+        state = self._files(run_id).load()
+        if state is None:
+            raise Refused("unknown-run", "no set-up for this run", fix="start a new run")
+        if state.terms != wire.terms(self.study, self.roster, run_id):
             raise Refused(
                 "approval-changed",
                 "study or roster were approved anew since this run was set up",
@@ -290,28 +275,6 @@ class Site:
                 fix="start a new run",
             )
         return state
-
-    def _save(self, run_id: bytes, state: secagg.State) -> None:
-        write_synced(self._state_path(run_id), secagg.dump(state), mode=0o600)
-
-    def _forget_unfinished(self) -> None:
-        """Remove set-ups that never became a run, so that asking for set-ups does not fill the disk."""
-        for path in (self.directory / "runs").glob("*.state"):
-            if isinstance(secagg.load(path.read_bytes()), secagg.Announced):
-                path.unlink()
-
-    def _keep_upload(self, run_id: bytes, header: bytes, vector: npt.NDArray[np.uint32]) -> None:
-        """Keep what is about to leave, masked as it is, for the same request again. Without it a lost reply is a
-        dropout, nothing worse, so it is not synced."""
-        path = self._upload_path(run_id)
-        part = path.with_suffix(".part")
-        part.write_bytes(len(header).to_bytes(8, "big") + header + vector.tobytes())
-        part.replace(path)
-
-    def _last_upload(self, run_id: bytes) -> tuple[bytes, npt.NDArray[np.uint32]]:
-        data = self._upload_path(run_id).read_bytes()
-        size = 8 + int.from_bytes(data[:8], "big")
-        return data[8:size], np.frombuffer(data[size:], np.uint32)
 
     def _log(
         self, kind: str, message: bytes, epsilon: float | None, masked: npt.NDArray[np.uint32] | None = None

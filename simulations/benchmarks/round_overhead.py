@@ -25,7 +25,7 @@ import numpy as np
 from flwr.clientapp import ClientApp
 
 from client.app import register
-from client.site import Site
+from client.runfiles import RunFiles
 from fedmodels import secagg, wire
 from fedmodels.errors import RunError
 from fedmodels.models.registry import build_model, parameter_count
@@ -226,7 +226,7 @@ _PLAIN: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     (secagg, "upload", _upload_plain),
     (secagg, "open_session", _open_plain),
     (wire, "model_digest", lambda *_: bytes(32)),
-    (Site, "_save", lambda *_: None),
+    (RunFiles, "save", lambda *_: None),
 )
 _SECURE: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     *((owner, name, getattr(owner, name)) for owner, name, _ in _PLAIN),

@@ -10,6 +10,7 @@ from federations import tiny_federation
 import client.site
 from client.contribution import update_vector
 from client.ledger import Ledger
+from client.runfiles import RunFiles
 from client.site import Site, create_site
 from fedmodels import secagg, wire
 from fedmodels.data.dataset import TRAIN
@@ -72,7 +73,7 @@ def test_the_charge_comes_before_training_and_the_state_before_anything_leaves(
     spy(Ledger, "append", "charge")
     spy(client.site, "update_vector", "train")
     spy(secagg, "upload", "mask")
-    spy(Site, "_save", "state")
+    spy(RunFiles, "save", "state")
     spy(Site, "_log", "log")
     site.handle(coordinator.request(), coordinator.model)
     assert order == ["charge", "train", "mask", "state", "log"]
