@@ -1,5 +1,6 @@
 """The commands that simulate, as a person uses them: find the data, show progress, print one table."""
 
+import importlib.util
 import math
 import time
 from collections.abc import Sequence
@@ -44,6 +45,8 @@ def simulate(
     backend, drop = conditions.backend, conditions.drop
     if backend not in get_args(Backend):
         raise UsageError(f"unknown backend `{backend}`", where="--backend", fix="use local or ray")
+    if backend == "ray" and importlib.util.find_spec("ray") is None:
+        raise UsageError("Ray is not installed", where="--backend", fix="run `make setup`, or install the extra `ray`")
     if drop and backend != "local":
         raise UsageError("dropouts are simulated on the local backend only", where="--drop", fix="use --backend local")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

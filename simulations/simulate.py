@@ -19,7 +19,7 @@ from client.app import register
 from client.site import Site
 from fedmodels.data.dataset import TEST
 from fedmodels.data.load import load
-from fedmodels.errors import FedmodelsError, RunError, UsageError
+from fedmodels.errors import FedmodelsError, RunError
 from fedmodels.evaluation.exact import exact_metrics
 from fedmodels.files import write_synced
 from fedmodels.models.artifact import load_model
@@ -71,11 +71,8 @@ def _few_threads(study: Study) -> Iterator[None]:
 
 def _run_ray(federation: Federation, out: Path, on_round: OnRound) -> dict[str, Any]:
     """The same through Flower's simulation engine, with the hospitals in Ray's worker processes."""
-    try:
-        import ray  # noqa: F401
-        from flwr.simulation import run_simulation
-    except ImportError:
-        raise UsageError("Ray is not installed", where="--backend ray", fix="pip install 'fedmodels[ray]'") from None
+    from flwr.simulation import run_simulation  # slow to import
+
     sites = [str(site.resolve()) for site in federation.sites]
     client = register(ClientApp(), lambda context: Path(sites[int(context.node_config["partition-id"])]))
     server, outcome = ServerApp(), _Outcome()
