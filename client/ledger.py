@@ -23,7 +23,10 @@ from fedmodels.files import write_synced
 from fedmodels.study import Strict
 
 _GENESIS = bytes(32)
-_RESTORE = "nothing was released; free the disk, or restore the newest backup of the whole site directory"
+_RESTORE = (
+    "nothing was released; free the disk, or restore the newest backup of the ledger and its head, and empty the "
+    "folder runs: protocol state must never be restored"
+)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS ledger (
     number INTEGER PRIMARY KEY, charge BLOB NOT NULL, previous BLOB NOT NULL,

@@ -34,8 +34,8 @@ def check_without_privacy(study: Study, roster: Roster, charges: Sequence[Charge
     """Raise `Refused` where a coordinator could subtract two sums without noise and read a single hospital.
 
     `retry`: every sum is over the whole roster, so there is nothing to subtract. `recover`: sums are over whoever is
-    left, so a hospital contributes once to each round of a run; that the models of successive rounds differ is all that
-    protects it, which is why mode `none` promises nothing.
+    left, so a hospital contributes once to each round of a study, and to one evaluation; that the models of successive
+    rounds differ is all that protects it, which is why mode `none` promises nothing.
     """
     if study.federation.on_dropout == "retry":
         if charge.contributors != tuple(roster.sizes):
@@ -45,10 +45,15 @@ def check_without_privacy(study: Study, roster: Roster, charges: Sequence[Charge
                 "hospitals could be subtracted",
                 fix="ask all hospitals, or use a privacy mode with noise",
             )
-    elif any((c.run_id, c.kind, c.round) == (charge.run_id, charge.kind, charge.round) for c in charges):
+    elif any(_repeats(c, charge) for c in charges):
         raise Refused(
             "round-twice",
-            "without differential privacy a hospital contributes once to each round, because two sums over different "
-            "hospitals could be subtracted",
-            fix="go on with the next round, or use a privacy mode with noise",
+            "without differential privacy a hospital contributes once to each round of a study and to one evaluation, "
+            "because two sums over different hospitals could be subtracted",
+            fix="go on with the next round, approve a new study, or use a privacy mode with noise",
         )
+
+
+def _repeats(before: Charge, charge: Charge) -> bool:
+    same = (before.study_digest, before.kind) == (charge.study_digest, charge.kind)
+    return same and (charge.kind == "evaluate" or before.round == charge.round)

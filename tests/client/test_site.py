@@ -1,5 +1,6 @@
 """A hospital's decisions: what it refuses, what it writes before anything leaves, what it never says."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -27,16 +28,16 @@ RUN = bytes(16)
 class Coordinator:
     """The least that a coordinator does, by hand, with the real protocol."""
 
-    def __init__(self, sites: list[Site]) -> None:
+    def __init__(self, sites: list[Site], run: bytes = RUN) -> None:
         first = sites[0]
-        self.sites = sites
-        self.aggregator = secagg.Aggregator(wire.terms(first.study, first.roster, RUN))
+        self.sites, self.run = sites, run
+        self.aggregator = secagg.Aggregator(wire.terms(first.study, first.roster, run))
         self.open = secagg.open_session
         if first.study.federation.on_dropout == "recover":
             self.open = secagg.open_recovery
         self.model = flatten(build_model(first.study))
         for site in sites:
-            reply, _ = site.handle(wire.SetupRequest(RUN, first.study.digest, first.roster.digest), None)
+            reply, _ = site.handle(wire.SetupRequest(run, first.study.digest, first.roster.digest), None)
             assert isinstance(reply, wire.SetupReply)
             self.aggregator = secagg.collect(self.aggregator, reply.key_message)
 
@@ -48,7 +49,7 @@ class Coordinator:
             wire.model_digest(kind, round_, self.model),
             self.model.size + 2,
         )
-        return wire.ContributeRequest(RUN, kind, round_, session.request, secagg.relay(self.aggregator))
+        return wire.ContributeRequest(self.run, kind, round_, session.request, secagg.relay(self.aggregator))
 
 
 def sites_of(tmp_path: Path, *settings: str) -> list[Site]:
@@ -82,7 +83,7 @@ def test_the_charge_comes_before_training_and_the_state_before_anything_leaves(
 def test_every_upload_is_charged_and_logged_with_its_digest(tmp_path: Path) -> None:
     coordinator = Coordinator(sites_of(tmp_path))
     site = coordinator.sites[0]
-    _, vector = site.handle(coordinator.request(), coordinator.model)
+    reply, vector = site.handle(coordinator.request(), coordinator.model)
     _, counts = site.handle(coordinator.request("evaluate"), coordinator.model)
     assert vector is not None
     assert counts is not None
@@ -91,6 +92,7 @@ def test_every_upload_is_charged_and_logged_with_its_digest(tmp_path: Path) -> N
     lines = [json.loads(line) for line in (site.directory / "log.jsonl").read_text().splitlines()]
     assert [line["kind"] for line in lines] == ["setup", "train", "evaluate"]
     assert lines[1]["bytes"] > vector.nbytes
+    assert lines[1]["sha256"] == hashlib.sha256(reply.header + vector.tobytes()).hexdigest()
 
 
 def test_the_same_hospital_trains_with_fresh_noise_each_time(tmp_path: Path) -> None:
@@ -217,13 +219,20 @@ def test_without_privacy_every_sum_is_over_the_whole_roster(tmp_path: Path) -> N
 
 
 def test_without_privacy_a_recover_round_is_contributed_to_once(tmp_path: Path) -> None:
+    """Not for a model that differs by one bit, not for an evaluation of another round, and not in another run."""
     settings = ["privacy.mode=none", "federation.on_dropout=recover"]
     coordinator = Coordinator(sites_of(tmp_path, *settings))
     site = coordinator.sites[0]
-    site.handle(coordinator.request(), coordinator.model)
+    for kind in ("train", "evaluate"):
+        site.handle(coordinator.request(kind), coordinator.model)
     coordinator.model = np.nextafter(coordinator.model, np.float32(1.0))
+    for request in (coordinator.request("train"), coordinator.request("evaluate", round_=2)):
+        with pytest.raises(Refused) as caught:
+            site.handle(request, coordinator.model)
+        assert caught.value.rule == "round-twice"
+    again = Coordinator(coordinator.sites, b"another run id !")
     with pytest.raises(Refused) as caught:
-        site.handle(coordinator.request(), coordinator.model)
+        site.handle(again.request("train"), again.model)
     assert caught.value.rule == "round-twice"
 
 
