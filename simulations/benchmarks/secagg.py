@@ -8,12 +8,13 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from statistics import median
 
 import numpy as np
 
 from fedmodels.errors import RunError
-from simulations.benchmarks.aggregation import ckks, flower, plain, retry
+from simulations.benchmarks.aggregation import ckks, flower, plain, recover, retry
 from simulations.benchmarks.aggregation.contest import (
     AGGREGATOR,
     CONTRIBUTOR,
@@ -30,9 +31,9 @@ from simulations.benchmarks.aggregation.floor import sample as sample_floor
 from simulations.benchmarks.aggregation.memory import peak_growth
 from simulations.benchmarks.machine import Machine, this_machine
 
-CONTENDERS = (retry.CONTENDER, flower.CONTENDER, ckks.CONTENDER, plain.CONTENDER)
+CONTENDERS = (retry.CONTENDER, recover.CONTENDER, flower.CONTENDER, ckks.CONTENDER, plain.CONTENDER)
 REFERENCE = flower.CONTENDER
-OURS = retry.CONTENDER
+OURS = (retry.CONTENDER, recover.CONTENDER)
 
 Progress = Callable[[str], None]
 
@@ -252,12 +253,12 @@ def _targets(plan: Plan, rows: list[Row], floor: Floor, memory: Memory) -> Itera
         (False, "aggregator", "aggregator", 30),
         (True, "aggregator", "aggregator", 30),
     )
-    for dropout, part, name, goal in goals:
+    for contender, (dropout, part, name, goal) in product(OURS, goals):
         case = Case(1_000_000, 10, dropout)
-        ours = next((row.times_reference for row in rows if row.contender == OURS.name and row.case == case), None)
+        ours = next((row.times_reference for row in rows if row.contender == contender.name and row.case == case), None)
         ratio = (ours or {}).get(part)
         yield Target(
-            f"{name}, {describe(case)}, times as fast as {REFERENCE.name}",
+            f"{contender.name}: {name}, {describe(case)}, times as fast as {REFERENCE.name}",
             f">= {goal}",
             ratio,
             None if ratio is None else ratio >= goal,

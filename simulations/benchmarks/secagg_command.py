@@ -44,7 +44,7 @@ def print_table(report: bench.Report) -> None:
         f"(x): how many times as long {bench.REFERENCE.name} takes. stage: encoding an update and masking it. "
         "contributor also: keys of the round, and what it does once uploads are in. aggregator: streaming addition and "
         "unmasking. of floor: the floor's time for the same masks, by the time of masking. A dropout costs a `retry` "
-        "round a second upload (counted) and fresh training (not counted)."
+        "round a second upload (counted) and fresh training (not counted), a `recover` round one exchange (counted)."
     )
     console.print(
         f"Floor, one thread: keystream {floor.keystream_gb_per_s:.1f} GB/s + in-cache addition "

@@ -16,8 +16,9 @@ from fedmodels.errors import RoundAborted
 from simulations.benchmarks.aggregation.contest import Case, Clock, Contender, Inputs, Round, RunRound
 from simulations.benchmarks.aggregation.memory import receive, send
 
-_MODEL_DIGEST = bytes(32)
-_BOUND = 0.25
+MODEL_DIGEST = bytes(32)
+BOUND = 0.25
+MAX_COLLUDING = 1
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,19 @@ class Parties:
     messages: tuple[bytes, ...]
 
 
-def set_up(contributors: int) -> Parties:
-    """A run of `contributors` hospitals with fresh keys."""
+def set_up(contributors: int, threshold: int | None = None) -> Parties:
+    """A run of `contributors` hospitals with fresh keys. threshold: of a `recover` run."""
     identities = {f"hospital-{i:03d}": Ed25519PrivateKey.generate() for i in range(contributors)}
     roster = {name: identity.public_key().public_bytes_raw() for name, identity in identities.items()}
-    terms = secagg.Terms(bytes(16), bytes(32), roster, min_contributors=3, max_colluding=1)
+    terms = secagg.Terms(
+        bytes(16),
+        bytes(32),
+        roster,
+        min_contributors=3,
+        max_colluding=MAX_COLLUDING,
+        on_dropout="retry" if threshold is None else "recover",
+        threshold=threshold,
+    )
     announced = {
         name: secagg.begin_setup(terms, name, identity, secrets.token_bytes) for name, identity in identities.items()
     }
@@ -53,7 +62,7 @@ def _collect(terms: secagg.Terms, messages: tuple[bytes, ...]) -> secagg.Aggrega
 
 
 def _prepare(case: Case, inputs: Inputs) -> RunRound:
-    parties, lattice = set_up(case.contributors), secagg.Lattice(_BOUND, case.contributors)
+    parties, lattice = set_up(case.contributors), secagg.Lattice(BOUND, case.contributors)
     everybody = tuple(parties.ready)
     uploading = tuple(everybody[i] for i in case.uploading)
 
@@ -63,11 +72,11 @@ def _prepare(case: Case, inputs: Inputs) -> RunRound:
             with clock.phase("encode"):
                 lattice.encode(inputs.update)
             with clock.phase("add"):
-                aggregator, session = secagg.open_session(aggregator, number, asked, _MODEL_DIGEST, case.words)
+                aggregator, session = secagg.open_session(aggregator, number, asked, MODEL_DIGEST, case.words)
             for i, name in enumerate(uploading):
                 vector = inputs.integers(i)
                 with clock.phase("mask", timed=i == 0):
-                    states[name], upload = secagg.upload(states[name], session.request, _MODEL_DIGEST, vector)
+                    states[name], upload = secagg.upload(states[name], session.request, MODEL_DIGEST, vector)
                 with clock.phase("add"):
                     session.add(upload.header, upload.vector)
             bytes_up += len(upload.header) + upload.vector.nbytes
@@ -92,7 +101,7 @@ def aggregate(connection: Connection, words: int) -> None:
     """The aggregator of one round, with everything from the hospitals coming over the connection."""
     terms = secagg.Terms(*connection.recv())
     aggregator = _collect(terms, connection.recv())
-    _, session = secagg.open_session(aggregator, 1, tuple(terms.roster), _MODEL_DIGEST, words)
+    _, session = secagg.open_session(aggregator, 1, tuple(terms.roster), MODEL_DIGEST, words)
     connection.send_bytes(session.request)
     for _ in terms.roster:
         header = connection.recv_bytes()
@@ -108,7 +117,7 @@ def contribute(connection: Connection, case: Case, inputs: Inputs) -> secagg.Vec
     connection.send(parties.messages)
     request = connection.recv_bytes()
     for i, state in enumerate(parties.ready.values()):
-        _, upload = secagg.upload(state, request, _MODEL_DIGEST, inputs.integers(i))
+        _, upload = secagg.upload(state, request, MODEL_DIGEST, inputs.integers(i))
         connection.send_bytes(upload.header)
         send(connection, upload.vector)
     total: secagg.Vector = receive(connection, case.words)
