@@ -77,7 +77,7 @@ evaluation_epsilon = 1.0  # for the published evaluation counts
 [federation]
 hospitals = {hospitals}
 min_contributors = {least}      # fewest hospitals in any sum that opens
-on_dropout = "retry"
+on_dropout = "retry"      # a round that misses a hospital is run again; recover: it opens without it
 max_retries = 2           # aborted rounds in the whole study; each is charged
 timeout_seconds = 600
 update_bound = 4.0        # largest change of one parameter in one round

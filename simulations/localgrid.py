@@ -2,7 +2,7 @@
 
 Hospitals work one after the other, so a time-out must have room for all of them: see `Exchange`.
 
-This is one of the three files that may use Flower's private names (see tests/test_walls.py).
+This is one of the few files that may use Flower's private names (see tests/test_walls.py).
 """
 
 import itertools
