@@ -2,8 +2,8 @@
 
 The directory holds `name`, `identity.key` (0600), `policy.toml`, `data.toml`, `approved/{study,roster}.toml`,
 `ledger.sqlite` and its `ledger.head`, `runs/` (see `runfiles`), `log.jsonl` (every message out) and `errors.log`. The
-same code runs against it in deployment and in simulation. Nothing that must survive a crash lives in memory: the ledger row
-and the ratcheted protocol state are on disk before the bytes they stand for are handed over.
+same code runs against it in deployment and in simulation. Nothing that must survive a crash lives in memory: the ledger
+row and the ratcheted protocol state are on disk before the bytes they stand for are handed over.
 """
 
 import fcntl
