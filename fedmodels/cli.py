@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from fedmodels import allocator
 from fedmodels.errors import FedmodelsError
 
 app = typer.Typer(
@@ -156,6 +157,7 @@ def bench_round(
 
 def main() -> NoReturn:
     """Run the command line; exit with 0 done, 1 failed, 2 wrong use, 3 refused by policy or budget."""
+    allocator.tune()
     try:
         app()
     except FedmodelsError as error:

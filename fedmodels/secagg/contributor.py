@@ -4,14 +4,13 @@ There is no I/O here: whoever calls persists the new state (`storage.dump`) *bef
 when stands in `states.TRANSITIONS`. The `recover` round is in `recovery`.
 """
 
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedmodels.errors import LocalProtocolError, RemoteProtocolError
-from fedmodels.secagg.keystream import Vector, add_masks, checksum, is_vector
+from fedmodels.secagg.keystream import Vector, is_vector, mask_and_sum
 from fedmodels.secagg.messages import (
     RecoverRequest,
     SessionRequest,
@@ -110,14 +109,11 @@ def _bad_key(hospital: str, what: str) -> RemoteProtocolError:
     return RemoteProtocolError(what, where=f"hospital {hospital}", fix="begin a new run, with new keys")
 
 
-def upload(
-    state: State, request: bytes, model_digest: bytes, vector: Vector, pool: Executor | None = None
-) -> tuple[Ready, Upload]:
+def upload(state: State, request: bytes, model_digest: bytes, vector: Vector) -> tuple[Ready, Upload]:
     """Mask `vector` for exactly the contributors of the session, and ratchet all chain keys past it.
 
     request: an encoded `SessionRequest`. model_digest: 32 bytes, computed *here* over the global model and the round
-    parameters that this hospital received, never taken from the coordinator. vector: uint32, left as it is. pool:
-    threads for the masks.
+    parameters that this hospital received, never taken from the coordinator. vector: uint32, left as it is.
 
     Formal guarantee: unless every contributor uploads for the same set-up, session, model and contributors, what
     leaves is uniformly random to everybody but these contributors. No state can mask for the same session twice.
@@ -133,13 +129,13 @@ def upload(
     current = begin_upload(ready, asked, model_digest, vector)
     binding = session_digest(ready.transcript, asked, model_digest)
     seeds = pair_seeds(current, asked, binding)
-    masked = add_masks(
+    masked, proof = mask_and_sum(
         vector,
         plus=[seed for peer, seed in seeds.items() if ready.name < peer],
         minus=[seed for peer, seed in seeds.items() if ready.name > peer],
-        pool=pool,
+        session=binding,
+        sender=ready.name,
     )
-    proof = checksum(binding, ready.name, masked)
     header = UploadHeader(ready.name, asked.session, binding, masked.size, proof)
     return end_upload(current, request, model_digest), Upload(encode(header), masked)
 

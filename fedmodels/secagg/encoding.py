@@ -1,7 +1,9 @@
 """The lattice: real updates and integer counts as uint32 whose sums over n contributors cannot wrap around.
 
-Rounding is deterministic: it adds at most half a unit per coordinate, more exact than stochastic rounding, and it
-raises a sum's sensitivity by no more than sqrt(d)/2 units for vectors of d coordinates.
+Rounding is deterministic: it adds at most half a unit per coordinate, more exact than stochastic rounding. Two vectors
+of d coordinates at L2 distance r are encoded at most scale * r + sqrt(d) units apart, since both are rounded.
+
+The scale is a power of two, so that scaling is exact in single precision and needs half of the memory traffic.
 """
 
 import math
@@ -15,7 +17,8 @@ from fedmodels.secagg.keystream import WORD, Vector
 
 _HALF_RANGE = 1 << 31
 _SIGNED = np.dtype("<i4")
-_CHUNK = 1 << 14  # words encoded at a time: the float64 intermediates stay in the cache
+_LEAST_SCALE = 2.0**-100  # it and its inverse are normal numbers in single precision
+_CHUNK = 1 << 16  # words encoded at a time: the intermediates stay in the cache
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,9 @@ class Lattice:
     bound: public B > 0, the largest absolute value that is encoded exactly; contributors: the most vectors n that
     are ever added; headroom: lattice units of the sum that are kept free for noise added after encoding.
 
-    Formal guarantee: `units` = scale * B is the largest power of two with n * (units + 1/2) + headroom < 2^31, so
-    sums neither wrap around nor lose their sign. The error of a decoded sum is at most n / (2 * scale) per
-    coordinate, beyond what was clipped. `LocalProtocolError` when no such scale exists.
+    Formal guarantee: `scale` is the largest power of two with n * (scale * B + 1/2) + headroom < 2^31, so sums
+    neither wrap around nor lose their sign. The error of a decoded sum is at most n / (2 * scale) per coordinate,
+    beyond what was clipped. `LocalProtocolError` when no such scale exists.
     """
 
     bound: float
@@ -36,7 +39,7 @@ class Lattice:
 
     def __post_init__(self) -> None:
         possible = math.isfinite(self.bound) and self.bound > 0 and self.contributors >= 1 and self.headroom >= 0
-        if not possible or self._limit < 1 or not math.isfinite(self.scale):
+        if not possible or self._limit < 1 or not _LEAST_SCALE <= self.scale <= 1 / _LEAST_SCALE:
             raise LocalProtocolError(
                 f"no lattice for bound {self.bound}, {self.contributors} contributors and headroom {self.headroom}",
                 where="encoding",
@@ -49,14 +52,13 @@ class Lattice:
         return (2 * (_HALF_RANGE - self.headroom) - self.contributors - 1) // (2 * self.contributors)
 
     @property
-    def units(self) -> int:
-        """scale * bound, a power of two: the largest absolute value of an encoded coordinate."""
-        return 1 << (self._limit.bit_length() - 1)
-
-    @property
     def scale(self) -> float:
-        """Lattice units per 1.0."""
-        return self.units / self.bound
+        """Lattice units per 1.0, a power of two."""
+        most = self._limit / self.bound
+        if not math.isfinite(most):
+            return math.inf
+        power = math.ldexp(1.0, math.frexp(most)[1] - 1)
+        return power if power * self.bound <= self._limit else power / 2.0
 
     def encode(self, values: npt.NDArray[np.float32] | npt.NDArray[np.float64]) -> tuple[Vector, int]:
         """The encoded values, and how many of them were clipped to +-bound. Shape [d] in, [d] out.
@@ -70,13 +72,16 @@ class Lattice:
                 fix="flatten the update first",
             )
         encoded = np.empty(values.size, _SIGNED)
-        scratch = np.empty(min(values.size, _CHUNK), np.float64)
+        scratch = np.empty(min(values.size, _CHUNK), values.dtype)
+        number = values.dtype.type
+        bound, scale = number(self.bound), number(self.scale)
+        if float(bound) > self.bound:
+            bound = np.nextafter(bound, number(0))
         clipped = 0
         for start in range(0, values.size, _CHUNK):
             part = values[start : start + _CHUNK]
             work = scratch[: part.size]
-            work[...] = part
-            largest = max(-float(work.min()), float(work.max()))  # NaN if there is one
+            largest = max(-float(part.min()), float(part.max()))  # NaN if there is one
             if not math.isfinite(largest):
                 raise LocalProtocolError(
                     "the update holds NaN or infinite values",
@@ -84,9 +89,9 @@ class Lattice:
                     fix="training diverged: lower the learning rate or the clip",
                 )
             if largest > self.bound:
-                clipped += int(np.count_nonzero(np.abs(work) > self.bound))
-                np.clip(work, -self.bound, self.bound, out=work)
-            np.multiply(work, self.scale, out=work)
+                clipped += int(np.count_nonzero(np.abs(part) > bound))
+                part = np.clip(part, -bound, bound, out=work)
+            np.multiply(part, scale, out=work)
             encoded[start : start + _CHUNK] = np.rint(work, out=work)
         return encoded.view(WORD), clipped
 

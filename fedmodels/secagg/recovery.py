@@ -9,11 +9,9 @@ Each event returns a new state. Persist it *before* sending the reply: without D
 restarts would release the other kind of secret for a member of D.
 """
 
-from concurrent.futures import Executor
-
 from fedmodels.errors import RemoteProtocolError
 from fedmodels.secagg.contributor import Upload, begin_upload, check_request, end_upload, pair_seeds
-from fedmodels.secagg.keystream import Vector, add_masks, checksum
+from fedmodels.secagg.keystream import Vector, mask_and_sum
 from fedmodels.secagg.messages import Pairs, RecoverHeader, RevealPairs, RevealShares, Shares, decode, encode
 from fedmodels.secagg.primitives import Label, Randomness, Secret, derive, digest, seal, unseal
 from fedmodels.secagg.shamir import is_scalar, scalars, split
@@ -41,11 +39,10 @@ def upload_recover(
     model_digest: bytes,
     vector: Vector,
     random: Randomness,
-    pool: Executor | None = None,
 ) -> tuple[Uploaded, Upload]:
     """Mask `vector` for the contributors of the session, share the self mask among them, and ratchet the chain keys.
 
-    request: an encoded `RecoverRequest`. model_digest, vector, pool, errors and sharp edges: as `contributor.upload`.
+    request: an encoded `RecoverRequest`. model_digest, vector, errors and sharp edges: as `contributor.upload`.
     An earlier session that was not unmasked is abandoned: its keys are erased with the old state.
 
     Formal guarantee: what leaves is uniformly random to everybody who does not hold both the self mask (t shares) and
@@ -58,17 +55,17 @@ def upload_recover(
     seeds = pair_seeds(current, asked, binding)
     # enter() has established that the terms are those of `recover`, which have a threshold
     polynomial = scalars(before.terms.threshold or 0, random)
-    masked = add_masks(
+    masked, proof = mask_and_sum(
         vector,
         plus=[self_mask(polynomial[0], binding, name), *(seed for peer, seed in seeds.items() if name < peer)],
         minus=[seed for peer, seed in seeds.items() if name > peer],
-        pool=pool,
+        session=binding,
+        sender=name,
     )
     shares = dict(zip(asked.contributors, split(polynomial, len(asked.contributors)), strict=True))
     sealed = tuple(
         seal(_share_key(current, binding, name, peer), shares[peer], _share_data(binding, name, peer)) for peer in seeds
     )
-    proof = checksum(binding, name, masked)
     header = RecoverHeader(name, asked.session, binding, masked.size, proof, sealed)
     keys = {peer: _share_key(current, binding, peer, name) for peer in seeds}
     kept = Round(binding, asked.contributors, seeds, keys, shares[name])

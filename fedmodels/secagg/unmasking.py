@@ -7,7 +7,6 @@ the caller (`Recall`), who keeps the uploads of a session wherever there is room
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from dataclasses import replace
 
 from fedmodels.errors import RemoteProtocolError, RoundAborted
@@ -89,12 +88,12 @@ class RecoverSession:
             raise self._uploads.error(upload.sender, "the upload does not have a sealed share for every contributor")
         self._uploads.add(header, vector)
 
-    def advance(self, recall: Recall | None = None, pool: Executor | None = None) -> Mapping[str, bytes]:
+    def advance(self, recall: Recall | None = None) -> Mapping[str, bytes]:
         """End the present stage: requests for the next one, by hospital; none once the sum is open.
 
         Raises `RoundAborted` with all hospitals that are missing where too few are left. Answers to step B that come
         after that are still taken, and `advance` may be tried again. `RemoteProtocolError` names hospitals that lied
-        in step B. pool: threads for the masks.
+        in step B.
         """
         if self._stage == _UPLOAD:
             self._drop((), recall)
@@ -103,7 +102,7 @@ class RecoverSession:
         elif self._stage == _STEP_A:
             self._stage = _STEP_B
         elif self._stage == _STEP_B:
-            self._open(pool)
+            self._open()
         return self._requests()
 
     def _drop(self, failed: tuple[str, ...], recall: Recall | None) -> None:
@@ -174,7 +173,7 @@ class RecoverSession:
         if problem:
             raise self._uploads.error(reply.sender, problem)
 
-    def _open(self, pool: Executor | None) -> None:
+    def _open(self) -> None:
         """Reconstruct the survivors' self masks and take all masks that did not cancel out of the sum."""
         if len(self._shares) < self._threshold:
             raise self._aborted(self.missing, f"{self._threshold} answers are needed; wait for more, or run it again")
@@ -188,7 +187,7 @@ class RecoverSession:
         for name, reply in self._pairs.items():
             for peer, seed in zip(reply.dropped, reply.seeds, strict=True):
                 (minus if name < peer else plus).append(seed)
-        self._uploads.sum = add_masks(self._uploads.sum, plus, minus, pool)
+        self._uploads.sum = add_masks(self._uploads.sum, plus, minus)
         self._stage = _OPEN
 
     def _lie(self, wrong: Mapping[int, frozenset[int]]) -> RemoteProtocolError:

@@ -5,7 +5,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from fedmodels.errors import RemoteProtocolError
-from fedmodels.secagg.keystream import WORD, Vector, checksum, is_vector
+from fedmodels.secagg.keystream import WORD, Vector, checksum, combine_checked, is_vector
 from fedmodels.secagg.messages import SessionRequest, UploadHeader, decode
 
 H = TypeVar("H", bound=UploadHeader)
@@ -38,9 +38,13 @@ class Uploads(Generic[H]):
         upload = decode(header, self._type)
         if problem := self._problem(upload, vector):
             raise self.error(upload.sender, problem)
-        if upload.sender not in self.headers:
-            np.add(self.sum, vector, out=self.sum)
-            self.headers[upload.sender] = upload
+        if upload.sender in self.headers:
+            intact = checksum(self.digest, upload.sender, vector) == upload.checksum
+        else:
+            intact = self._combine(np.add, upload, vector)
+        if not intact:
+            raise self.error(upload.sender, "the upload was damaged on its way")
+        self.headers[upload.sender] = upload
 
     def error(self, sender: str, problem: str) -> RemoteProtocolError:
         """A peer chose the name of the sender: it is quoted only where it is one that we know."""
@@ -62,8 +66,6 @@ class Uploads(Generic[H]):
             return "it sent a second, different upload"
         if not self.fits(upload, vector):
             return f"the upload does not have {self.sum.size} words of uint32"
-        if checksum(self.digest, upload.sender, vector) != upload.checksum:
-            return "the upload was damaged on its way"
         return ""
 
     def fits(self, upload: H, vector: Vector) -> bool:
@@ -72,8 +74,10 @@ class Uploads(Generic[H]):
     def take_back(self, name: str, vector: Vector) -> bool:
         """Subtract an upload that was added; False, and no change, if `vector` is not the one that was."""
         header = self.headers[name]
-        if not self.fits(header, vector) or checksum(self.digest, name, vector) != header.checksum:
+        if not self.fits(header, vector) or not self._combine(np.subtract, header, vector):
             return False
-        np.subtract(self.sum, vector, out=self.sum)
         del self.headers[name]
         return True
+
+    def _combine(self, operation: np.ufunc, header: H, vector: Vector) -> bool:
+        return combine_checked(self.sum, operation, vector, self.digest, header.sender, header.checksum)

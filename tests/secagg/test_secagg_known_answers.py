@@ -1,7 +1,5 @@
 """Published test vectors against the wrappers that the protocol uses, and against the slow reference."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import secagg_reference as reference
@@ -11,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmodels.secagg import primitives
-from fedmodels.secagg.keystream import CHUNK_BYTES, add_masks, checksum
+from fedmodels.secagg.keystream import CHUNK_BYTES, add_masks, checksum, combine_checked, mask_and_sum
 from fedmodels.secagg.primitives import Label, Secret, digest
 
 BASE_POINT = "09" + 31 * "00"
@@ -150,12 +148,25 @@ def test_a_mask_is_the_aes_ctr_keystream_in_chunks(words):
 
 
 @pytest.mark.parametrize("words", [1, 65536, 65537, 9 * 65536 + 5])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_a_pool_of_threads_gives_the_same_masks(words, threads):
+def test_the_checksum_made_while_masking_is_that_of_the_masked_vector(words):
     plus, minus = [Secret(bytes([i]) * 32) for i in (1, 2)], [Secret(bytes([i]) * 32) for i in (3, 4, 5)]
     vector = np.arange(words, dtype=np.uint32) * 0x17171717
-    with ThreadPoolExecutor(threads) as pool:
-        np.testing.assert_array_equal(add_masks(vector, plus, minus, pool), add_masks(vector, plus, minus))
+    masked, proof = mask_and_sum(vector, plus, minus, b"session", "hospital-1")
+    np.testing.assert_array_equal(masked, add_masks(vector, plus, minus))
+    assert proof == checksum(b"session", "hospital-1", masked) != checksum(b"session", "hospital-2", masked)
+
+
+@pytest.mark.parametrize("operation", [np.add, np.subtract])
+@pytest.mark.parametrize("words", [1, 65536, 65537, 9 * 65536 + 5])
+def test_a_vector_is_combined_only_if_its_checksum_is_right(words, operation):
+    total, vector = np.full(words, 7, np.uint32), np.arange(words, dtype=np.uint32) * 0x17171717
+    before, proof = total.copy(), checksum(b"session", "hospital-1", vector)
+    vector[-1] ^= 1
+    assert not combine_checked(total, operation, vector, b"session", "hospital-1", proof)
+    np.testing.assert_array_equal(total, before)
+    vector[-1] ^= 1
+    assert combine_checked(total, operation, vector, b"session", "hospital-1", proof)
+    np.testing.assert_array_equal(total, operation(before, vector))
 
 
 def test_masks_are_added_and_subtracted_modulo_2_to_the_32():

@@ -28,7 +28,7 @@ from test_secagg_secrecy import shows
 from fedmodels import secagg
 from fedmodels.errors import FedmodelsError, LocalProtocolError, RoundAborted
 from fedmodels.secagg import recovery
-from fedmodels.secagg.keystream import add_masks
+from fedmodels.secagg.keystream import add_masks, checksum
 from fedmodels.secagg.messages import Pairs, RecoverRequest, Shares, decode, encode
 from fedmodels.secagg.primitives import Secret
 
@@ -49,8 +49,12 @@ def test_a_masked_constant_vector_is_uniform(value):
         assert np.unique(sent.vector).size > WORDS * 0.999
 
 
+def unmasked(vector, plus, minus, session, sender):
+    return vector.copy(), checksum(session, sender, vector)
+
+
 def test_control_uniformity_is_missed_without_the_mask(monkeypatch):
-    monkeypatch.setattr(recovery, "add_masks", lambda vector, plus, minus, pool=None: vector.copy())
+    monkeypatch.setattr(recovery, "mask_and_sum", unmasked)
     states, _ = set_up(recover_terms(3, 3))
     assert byte_chi_square(masked(states["hospital-0"], np.zeros(WORDS, np.uint32))[1].vector) > 100 * UNIFORM
 

@@ -27,7 +27,7 @@ from secagg_parties import (
 from fedmodels import secagg
 from fedmodels.errors import FedmodelsError, LocalProtocolError, RemoteProtocolError
 from fedmodels.secagg import contributor, primitives
-from fedmodels.secagg.keystream import add_masks
+from fedmodels.secagg.keystream import add_masks, checksum
 from fedmodels.secagg.messages import SessionRequest, decode, encode
 from fedmodels.secagg.primitives import Label, Secret, derive
 from fedmodels.secagg.terms import session_digest
@@ -54,8 +54,12 @@ def test_a_masked_constant_vector_is_uniform(value):
         assert np.unique(sent).size > WORDS * 0.999
 
 
+def unmasked(vector, plus, minus, session, sender):
+    return vector.copy(), checksum(session, sender, vector)
+
+
 def test_control_uniformity_is_missed_without_the_mask(monkeypatch):
-    monkeypatch.setattr(contributor, "add_masks", lambda vector, plus, minus, pool=None: vector.copy())
+    monkeypatch.setattr(contributor, "mask_and_sum", unmasked)
     states, _ = set_up(make_terms(3))
     _, sent = masked(states["hospital-0"], 1, names(3), np.zeros(WORDS, np.uint32))
     assert byte_chi_square(sent) > 100 * UNIFORM
