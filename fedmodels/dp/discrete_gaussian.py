@@ -13,7 +13,7 @@ reference in the tests). Theirs needs a loop per draw; this one looks most draws
   compared in float64 first; where that is within 2^-40 of the random number, both are taken to 192 bits.
 
 "Exact" means: the total variation distance of one draw from the true distribution is below 2^-128. It has two parts,
-the tail beyond 14 sigma, below 2^-140 (their Proposition 25 bounds it by the Gaussian's), and thresholds rounded to
+the tail beyond 14 sigma, below 2^-140 (they bound it by the Gaussian's), and thresholds rounded to
 192 bits, below 2^-170. sigma itself is taken exactly, as the rational number that it is. The time of a draw depends on
 its value, so an observer must not be able to time single draws.
 """
