@@ -2,11 +2,16 @@
 
 The accountant is the privacy loss distribution (PLD) of dp-accounting: Koskela et al. 2020, with the connect-the-dots
 discretisation of Doroshenko et al. 2022. Every result is a bracket: the pessimistic bound is what is charged and
-reported, the optimistic one shows how tight it is. Adjacency is add/remove of one patient. Values are cached per
-process because a grid evaluation takes up to a second.
+reported, the optimistic one shows how tight it is. Adjacency is add/remove of one patient; `adjacency` has the bounds
+for replaced patients and for patients known at several hospitals. Values are cached per process because a grid
+evaluation takes up to a second.
+
+Several events compose as PLD where all of them were fixed before the first result was seen: a study's rounds, studies
+planned together. A study that was planned after looking at another's result goes through `renyi_filter`.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 
@@ -41,6 +46,9 @@ class SampledGaussian:
             raise PrivacyError(f"{self.steps} steps are not possible")
 
 
+Events = SampledGaussian | tuple[SampledGaussian, ...]
+
+
 @dataclass(frozen=True)
 class EpsilonBounds:
     """True epsilon lies in [lower, upper]; `upper` is the value to charge."""
@@ -49,29 +57,39 @@ class EpsilonBounds:
     upper: float
 
 
-def epsilon_upper(events: SampledGaussian | tuple[SampledGaussian, ...], delta: float) -> float:
+def epsilon_upper(events: Events, delta: float) -> float:
     """The epsilon to charge for all of `events` together at `delta` in (0, 1): never below the true one.
 
     Zero steps cost nothing.
     """
-    _check_delta(delta)
-    return _epsilon(_tuple(events), delta, pessimistic=True, grid=_GRID)
+    check_delta(delta)
+    return _epsilon(as_tuple(events), delta, pessimistic=True, grid=_GRID)
+
+
+def delta_upper(events: Events, epsilon: float) -> float:
+    """The delta of all of `events` together at a finite `epsilon` >= 0: never below the true one."""
+    if not (math.isfinite(epsilon) and epsilon >= 0.0):
+        raise PrivacyError(f"epsilon {epsilon} is not a finite number of at least 0")
+    every = as_tuple(events)
+    return float(_losses(every, pessimistic=True, grid=_GRID).get_delta_for_epsilon(epsilon)) if every else 0.0
 
 
 def epsilon_bounds(event: SampledGaussian, delta: float) -> EpsilonBounds:
     """`epsilon_upper` with an optimistic bound beside it (wider for many steps: up to steps * 5e-5 below)."""
-    _check_delta(delta)
+    check_delta(delta)
     return EpsilonBounds(
-        _epsilon(_tuple(event), delta, pessimistic=False, grid=_FINE_GRID), epsilon_upper(event, delta)
+        _epsilon(as_tuple(event), delta, pessimistic=False, grid=_FINE_GRID), epsilon_upper(event, delta)
     )
 
 
-def _tuple(events: SampledGaussian | tuple[SampledGaussian, ...]) -> tuple[SampledGaussian, ...]:
+def as_tuple(events: Events) -> tuple[SampledGaussian, ...]:
+    """The events that have steps."""
     every = (events,) if isinstance(events, SampledGaussian) else events
     return tuple(event for event in every if event.steps)
 
 
-def _check_delta(delta: float) -> None:
+def check_delta(delta: float) -> None:
+    """`PrivacyError` for a delta that is not in (0, 1)."""
     if not 0.0 < delta < 1.0:
         raise PrivacyError(f"delta {delta} is not in (0, 1)")
 
@@ -124,13 +142,17 @@ def _bracket(sampling_rate: float, steps: int, target: float, delta: float) -> t
 
 @lru_cache(maxsize=4096)
 def _epsilon(events: tuple[SampledGaussian, ...], delta: float, *, pessimistic: bool, grid: float) -> float:
-    if not events:
-        return 0.0
-    losses = [
-        _one_step(event.sampling_rate, event.noise_multiplier, pessimistic, grid).self_compose(event.steps)
-        for event in events
-    ]
-    return float(reduce(lambda left, right: left.compose(right), losses).get_epsilon_for_delta(delta))
+    return float(_losses(events, pessimistic=pessimistic, grid=grid).get_epsilon_for_delta(delta)) if events else 0.0
+
+
+@lru_cache(maxsize=16)
+def _losses(events: tuple[SampledGaussian, ...], *, pessimistic: bool, grid: float) -> pld.PrivacyLossDistribution:
+    return compose((_one_step(e.sampling_rate, e.noise_multiplier, pessimistic, grid), e.steps) for e in events)
+
+
+def compose(steps: Iterable[tuple[pld.PrivacyLossDistribution, int]]) -> pld.PrivacyLossDistribution:
+    """The privacy loss of all of them together, each as often as the number beside it says; at least one."""
+    return reduce(lambda left, right: left.compose(right), [loss.self_compose(count) for loss, count in steps])
 
 
 @lru_cache(maxsize=64)
