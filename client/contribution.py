@@ -1,11 +1,12 @@
-"""The two vectors that a hospital contributes, before they are masked: an update, or noisy evaluation counts."""
+"""What a hospital contributes, before it is masked: an update or a noisy gradient, or noisy evaluation counts."""
 
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
-from client.training import train_plain, train_private
+from client.training import gradient_sum, train_plain, train_private
 from fedmodels.data.dataset import Dataset
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource, discrete_laplace
@@ -13,20 +14,34 @@ from fedmodels.evaluation.counts import histogram
 from fedmodels.models.batches import predict
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import unflatten
-from fedmodels.packing import evaluation_layout, pack_counts, update_packing
+from fedmodels.packing import evaluation_layout, gradient_packing, pack_counts, update_packing
 from fedmodels.study import Roster, Study
 
 Model = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.uint32]
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a hospital is asked to contribute to: a round and its contributors."""
+
+    round: int
+    contributors: int
+
+
 def update_vector(
-    study: Study, roster: Roster, hospital: str, data: Dataset, plan: Plan | None, *, round_: int, model: Model
+    study: Study, roster: Roster, hospital: str, data: Dataset, plan: Plan | None, *, task: Task, model: Model
 ) -> Vector:
-    """The encoded change of the model after this round's local training on the training records `data`."""
+    """The encoded result of this round's training on the training records `data`.
+
+    In mode `distributed` it is one gradient with this hospital's share of the noise, else the change of the model.
+    """
+    if plan is not None and plan.mode == "distributed":
+        packing = gradient_packing(study, roster, plan, model.size)
+        return packing.pack(gradient_sum(study, model, data, plan), task.contributors, SecureSource())
     if plan is None:
         position = list(roster.sizes).index(hospital)
-        update = train_plain(study, model, data, (study.training.seed, round_, position))
+        update = train_plain(study, model, data, (study.training.seed, task.round, position))
     else:
         update = train_private(study, model, data, plan, roster.sizes[hospital])
     return update_packing(study, roster, model.size).pack(hospital, update.delta, update.loss)

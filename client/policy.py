@@ -3,14 +3,17 @@
 A request from the coordinator is checked against `policy.toml`, never adopted. Every refusal names its rule.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from fedmodels.errors import Refused
 from fedmodels.study import Positive, PositiveFloat, Strict, Study
 
 DEFAULT = """\
 # What this hospital agrees to. The coordinator cannot change it.
-modes = ["local"]           # privacy modes allowed: "local"; "none" is a study without privacy
+modes = ["local", "distributed"]  # privacy modes allowed; "none" is a study without privacy
+min_colluding = 1           # a `distributed` study must stay private against this many hospitals that collude
 epsilon_per_study = 10.0    # most that one study may cost a patient, its published evaluation included
 epsilon_lifetime = 20.0     # most that all studies together may cost a patient
 delta = 1e-4                # largest delta
@@ -22,7 +25,8 @@ max_rounds = 1000           # most training rounds in a study, its retries inclu
 class Policy(Strict, frozen=True):
     """`policy.toml`. Budgets are epsilon at the study's delta, summed over studies."""
 
-    modes: tuple[Literal["none", "local"], ...] = ("local",)
+    modes: tuple[Literal["none", "local", "distributed"], ...] = ("local", "distributed")
+    min_colluding: Annotated[int, Meta(ge=0)] = 1
     epsilon_per_study: PositiveFloat = 10.0
     epsilon_lifetime: PositiveFloat = 20.0
     delta: PositiveFloat = 1e-4
@@ -39,7 +43,10 @@ def check_study(policy: Policy, study: Study) -> None:
         raise _refused("min-hospitals", "the study would open sums over too few hospitals", "min_hospitals")
     if rounds > policy.max_rounds:
         raise _refused("max-rounds", f"the study may take {rounds} rounds", "max_rounds")
-    if privacy.mode == "local":
+    if privacy.mode == "distributed" and privacy.max_colluding < policy.min_colluding:
+        what = f"the study is private only while at most {privacy.max_colluding} hospitals collude"
+        raise _refused("min-colluding", what, "min_colluding")
+    if privacy.mode != "none":
         if privacy.delta > policy.delta:
             raise _refused("delta", f"delta {privacy.delta:g} is too large", "delta")
         if study.epsilon_total > policy.epsilon_per_study:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client.contribution import counts_vector, update_vector
+from client.contribution import Task, counts_vector, update_vector
 from client.ledger import Charge, Ledger, epsilon_of
 from client.policy import DEFAULT, Policy, check_budget, check_study
 from client.releases import check_releases, check_without_privacy
@@ -189,7 +189,7 @@ class Site:
         spent = self._afford(charge)
         # Charged before patients' data are used: even a failure that the coordinator notices is paid for.
         self.ledger.append(charge)
-        vector = self._vector(request, data, model)
+        vector = self._vector(request, len(asked.contributors), data, model)
         after: secagg.State
         if self.study.federation.on_dropout == "recover":
             after, upload = secagg.upload_recover(state, request.session, digest, vector, os.urandom)
@@ -199,11 +199,13 @@ class Site:
         self._files(request.run_id).save(after)
         return self._send(request, upload, spent)
 
-    def _vector(self, request: wire.ContributeRequest, data: Dataset, model: Model) -> npt.NDArray[np.uint32]:
+    def _vector(
+        self, request: wire.ContributeRequest, contributors: int, data: Dataset, model: Model
+    ) -> npt.NDArray[np.uint32]:
         if request.kind == "train":
             return update_vector(
-                self.study, self.roster, self.name, data.part(TRAIN), plan_for(self.study), round_=request.round,
-                model=model,
+                self.study, self.roster, self.name, data.part(TRAIN), plan_for(self.study),
+                task=Task(request.round, contributors), model=model,
             )  # fmt: skip
         files = self._files(request.run_id)
         counts = files.counts(model)  # the noise was drawn and paid for: the same noisy counts may leave again

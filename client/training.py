@@ -60,6 +60,29 @@ def train_private(
     return LocalUpdate(flatten(template) - start, 0.0)
 
 
+def gradient_sum(study: Study, start: npt.NDArray[np.float32], data: Dataset, plan: Plan) -> npt.NDArray[np.float32]:
+    """[D] the sum over one Poisson sample of patients of their clipped gradients at `start`, without noise.
+
+    This is secret: it may leave the hospital only with noise added and masked. L2 sensitivity to one patient:
+    `plan.clip`, and what floating-point summation adds.
+    """
+    source = SecureSource()
+    template = build_model(study)
+    unflatten(template, start)
+    model = per_sample(template).train()
+    optimizer = PrivateOptimizer(_optimizer(model, study.training), plan, 1.0, source)
+    rows = PoissonSampler(data.patients, plan.sampling_rate).draw(source)
+    chunk = physical_batch(template)
+    for begin in range(0, len(rows), chunk):
+        _backward(model, study, data.take(rows[begin : begin + chunk]))
+        optimizer.accumulate()
+    parameters = model._module.state_dict(keep_vars=True)
+    sums = [getattr(parameters[name], "summed_grad", None) for name, _ in sorted(template.named_parameters())]
+    shapes = [p for _, p in sorted(template.named_parameters())]
+    parts = [torch.zeros_like(p) if s is None else s for p, s in zip(shapes, sums, strict=True)]
+    return torch.cat([part.detach().reshape(-1) for part in parts]).numpy()
+
+
 def train_plain(study: Study, start: npt.NDArray[np.float32], data: Dataset, seed: tuple[int, ...]) -> LocalUpdate:
     """`study.training.local_steps` steps without privacy; the same seed on the same data gives the same result."""
     model = build_model(study)

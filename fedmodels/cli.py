@@ -90,7 +90,7 @@ def study_new(
     name: Annotated[str, typer.Option(help="Name of the study.")] = "",
     model: Annotated[str, typer.Option(help="Model family or preset.")] = "",
     labels: Annotated[str, typer.Option(help="Class names, separated by commas.")] = "",
-    mode: Annotated[str, typer.Option(help="Privacy mode: local or none.")] = "",
+    mode: Annotated[str, typer.Option(help="Privacy mode: distributed, local or none.")] = "",
     hospitals: Annotated[int, typer.Option(help="Number of hospitals.")] = 0,
     epsilon: Annotated[float, typer.Option(help="Privacy budget of the study.")] = 8.0,
 ) -> None:

@@ -1,10 +1,15 @@
 """What rides inside a contribution's vector. Everything that leaves a hospital in a round is in here, masked."""
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from fedmodels.dp.lattice_noise import LatticeMechanism, certain_shares_recover, certain_shares_retry
+from fedmodels.dp.plan import Plan
+from fedmodels.dp.randomness import SecureSource
 from fedmodels.evaluation.counts import Layout
 from fedmodels.secagg import Lattice
 from fedmodels.study import Roster, Study
@@ -12,6 +17,9 @@ from fedmodels.study import Roster, Study
 _LOSS_UNITS = 1000  # lattice units of one unit of loss
 _MAX_LOSS = 1000.0
 _EXTRA_WORDS = 2
+_LATTICE_WORDS = 1 << 31
+_FINENESS = 100  # a clip is at least this many times sqrt(D) lattice units
+_NOISE_DEVIATIONS = 13  # of the summed noise that fit beside the sums; more wrap around, at a cost in accuracy alone
 _BINS, _NOISY_BINS = 256, 32
 
 Vector = npt.NDArray[np.uint32]
@@ -66,6 +74,77 @@ class UpdatePacking:
 
 def update_packing(study: Study, roster: Roster, parameters: int) -> UpdatePacking:
     return UpdatePacking(parameters, study.federation.update_bound, roster.sizes)
+
+
+@dataclass(frozen=True, repr=False)
+class GradientPacking:
+    """A training contribution in mode `distributed`: [D] sum of the batch's clipped gradients plus a noise share.
+
+    Nothing else is in it: a loss or a count would be a release without noise. All constants are public. No sum within
+    six standard deviations of the largest hospital's expected batch is clipped, unless that would leave so coarse a
+    lattice that rounding costs more than 1% of sensitivity.
+    """
+
+    parameters: int
+    plan: Plan
+    sizes: dict[str, int]
+    max_colluding: int
+    min_contributors: int
+    threshold: int | None  # of `recover` rounds
+
+    @property
+    def words(self) -> int:
+        return self.parameters
+
+    @cached_property
+    def lattice(self) -> Lattice:
+        hospitals = len(self.sizes)
+        expected = self.plan.sampling_rate * max(self.sizes.values())
+        largest = min(
+            expected + 6.0 * math.sqrt(expected) + 10.0,
+            _LATTICE_WORDS / (2 * hospitals * _FINENESS * math.sqrt(self.parameters)),
+        )
+        share = self.plan.noise_multiplier / math.sqrt(self._fewest_shares)
+        noise = _NOISE_DEVIATIONS * share * math.sqrt(hospitals)
+        return Lattice(self.plan.clip * (largest + noise / hospitals), hospitals)
+
+    @property
+    def _fewest_shares(self) -> int:
+        return self._certain_shares(self.min_contributors)
+
+    def _certain_shares(self, contributors: int) -> int:
+        if self.threshold is None:
+            return certain_shares_retry(contributors, self.max_colluding)
+        return certain_shares_recover(len(self.sizes), self.threshold, self.max_colluding)
+
+    def mechanism(self, contributors: int) -> LatticeMechanism:
+        """The noise of a session of this many contributors, with its accounting event."""
+        plan, shares = self.plan, self._certain_shares(contributors)
+        return LatticeMechanism(
+            plan.sampling_rate, plan.clip, plan.noise_multiplier, self.parameters, self.lattice.scale, shares
+        )
+
+    def pack(self, gradient: npt.NDArray[np.float32], contributors: int, source: SecureSource) -> Vector:
+        """[D] uint32: the encoded sum of clipped gradients and this hospital's share of the noise."""
+        encoded, _ = self.lattice.encode(gradient)
+        return encoded + self.mechanism(contributors).share(source).astype(np.int32).view(np.uint32)
+
+    def unpack(self, total: Vector, hospitals: tuple[str, ...]) -> MeanUpdate:
+        """Minus the mean gradient: the sum divided by the public expected batch of these hospitals together."""
+        expected = self.plan.sampling_rate * sum(self.sizes[hospital] for hospital in hospitals)
+        return MeanUpdate(-self.lattice.decode(total) / expected, 0.0, 0)
+
+
+def gradient_packing(study: Study, roster: Roster, plan: Plan, parameters: int) -> GradientPacking:
+    federation = study.federation
+    return GradientPacking(
+        parameters,
+        plan,
+        roster.sizes,
+        study.privacy.max_colluding,
+        federation.min_contributors,
+        study.threshold if federation.on_dropout == "recover" else None,
+    )
 
 
 def evaluation_layout(study: Study) -> Layout:

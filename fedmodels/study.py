@@ -133,7 +133,11 @@ Input = ImageInput | SeriesInput | TextInput | TableInput
 class Training(Strict, frozen=True):
     """`[training]`: every constant of the optimisation. All are public, none depends on a hospital's data.
 
-    batch_rate: probability with which each patient is in a step's batch; local_steps: steps between two aggregations.
+    rounds: aggregations; local_steps: steps between two of them. batch_rate: probability with which each patient is in
+    a step's batch. optimiser, learning_rate, momentum, weight_decay: of the hospitals' steps; in privacy mode
+    `distributed`, where a round is one step of all hospitals together, of that step, which the coordinator takes.
+    average: decay a of an exponential moving average of the model over rounds (0 = none), a_t = min(a, t / (t + 9));
+    the averaged model is what is evaluated and published.
     class_weights: weight of each label in the loss, from public priors; empty = all 1.
     gradient_norm: bound on a batch gradient's norm where no privacy clip does it (exploding gradients); 0 = none.
     """
@@ -148,12 +152,16 @@ class Training(Strict, frozen=True):
     gradient_norm: NonNegative = 1.0
     server_optimiser: Literal["fedavg", "fedadam", "fedyogi"] = "fedavg"
     server_learning_rate: PositiveFloat = 1.0
+    average: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     class_weights: tuple[PositiveFloat, ...] = ()
     seed: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
 
 
 class Privacy(Strict, frozen=True):
     """`[privacy]`: what is promised to every patient, see `fedmodels study check`.
+
+    mode `local`: each hospital adds the whole noise; `distributed`: a share of it, so that only sums are private, with
+    the accuracy of private training on pooled data; `none`: no noise and no promise.
 
     epsilon, delta bound the whole training of the study; evaluation_epsilon pays for the published evaluation counts.
     """
@@ -166,10 +174,6 @@ class Privacy(Strict, frozen=True):
     clip: PositiveFloat = 1.0
     max_colluding: Annotated[int, Meta(ge=0)] = 1
     evaluation_epsilon: PositiveFloat = 1.0
-
-    def __post_init__(self) -> None:
-        if self.mode == "distributed":
-            raise ValueError("mode `distributed` is not in this release: use `local` (or `none`, without privacy)")
 
 
 class Federation(Strict, frozen=True):
@@ -219,6 +223,20 @@ class Study(Strict, frozen=True):
             raise ValueError("`federation.hospitals` must be at least `federation.min_contributors`")
         if self.federation.on_dropout == "recover":
             self._check_threshold()
+        if self.privacy.mode == "distributed":
+            self._check_one_step()
+
+    def _check_one_step(self) -> None:
+        if self.training.local_steps != 1:
+            raise ValueError(
+                "privacy.mode `distributed` takes one step per round: set `training.local_steps` to 1 and raise "
+                "`training.rounds`"
+            )
+        if self.training.server_optimiser != "fedavg" or self.training.server_learning_rate != 1.0:
+            raise ValueError(
+                "in privacy.mode `distributed` the coordinator takes the step with `training.optimiser`, "
+                "`learning_rate` and `momentum`: leave `server_optimiser` and `server_learning_rate` out"
+            )
 
     def _check_threshold(self) -> None:
         hospitals, colluding = self.federation.hospitals, self.privacy.max_colluding

@@ -51,8 +51,8 @@ name = {model}
 [input]
 {input}
 [training]
-rounds = 30               # aggregations
-local_steps = 5           # steps at each hospital between two aggregations
+rounds = {rounds}{pad}               # aggregations
+local_steps = {steps}           # steps at each hospital between two aggregations; 1 in mode distributed
 batch_rate = 0.1          # probability of each patient to be in a step's batch
 optimiser = "sgd"         # sgd or adam
 learning_rate = 0.1
@@ -61,11 +61,14 @@ weight_decay = 0.0
 gradient_norm = 1.0       # clip of a batch's gradient without privacy (exploding gradients); 0 = none
 server_optimiser = "fedavg"     # fedavg, fedadam or fedyogi
 server_learning_rate = 1.0
+average = 0.0             # decay of a moving average of the models over rounds, say 0.9; 0 = none
 class_weights = []        # one per label, from public priors, for unbalanced classes; empty = all 1
 seed = 0
 
 [privacy]
-mode = {mode}            # local: every hospital adds noise of its own; none: a baseline without any promise
+# distributed: the hospitals' noise adds up to what pooled private training needs, one step per round;
+# local: each hospital adds all of it, and trusts nobody; none: a baseline without any promise.
+mode = {mode}
 epsilon = {epsilon}             # for the whole training, allowed retries included
 delta = 1e-5              # well below 1 / patients of a hospital
 unit = "patient"
@@ -95,6 +98,9 @@ def render(name: str, model: str, family: str, labels: list[str], mode: str, hos
         model=json.dumps(model),
         input=_INPUT[kind].format(size=224 if article else 64, channels=3 if article else 1),
         mode=json.dumps(mode),
+        steps=1 if mode == "distributed" else 5,
+        rounds=100 if mode == "distributed" else 30,
+        pad="" if mode == "distributed" else " ",
         epsilon=float(epsilon),
         hospitals=hospitals,
         least=min(3, hospitals),

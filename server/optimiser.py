@@ -1,40 +1,92 @@
-"""The coordinator's step on the averaged update: FedAvg, FedAdam or FedYogi (Reddi et al. 2021, Algorithm 2).
+"""The coordinator's steps, as pure functions (state, model, update) -> (state, model).
 
-Pure: (state, model, update) -> (state, model). It sees only the secure sum, so it is post-processing of it.
+It sees only the secure sum, so that all of this is post-processing of it: FedAvg, FedAdam and FedYogi on the hospitals'
+mean change of the model (Reddi et al. 2021, Algorithm 2); in privacy mode `distributed`, SGD with momentum or Adam on
+the mean gradient, as a private step on pooled data would be; and a moving average of the models.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from fedmodels.study import Training
+from fedmodels.study import Study, Training
 
 _BETA1, _BETA2, _TAU = 0.9, 0.99, 1e-3
+_ADAM_BETA2, _ADAM_EPSILON = 0.999, 1e-8
+_WARM_UP = 9  # rounds by which an average lags behind at first: round t is weighed with at least 9 / (t + 9)
 
 Vector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, repr=False)
-class Moments:
-    """First and second moments of the updates, [D] each."""
+class ServerState:
+    """model: [D] current weights; average: [D] their moving average, which is what is published; first, second: [D]
+    moments of the updates; steps taken."""
 
+    model: Vector
+    average: Vector
     first: Vector
     second: Vector
+    steps: int = 0
 
 
-def initial_moments(size: int) -> Moments:
-    return Moments(np.zeros(size), np.full(size, _TAU**2))
+Step = Callable[[ServerState, Vector, Training], ServerState]
 
 
-def server_step(moments: Moments, model: Vector, update: Vector, training: Training) -> tuple[Moments, Vector]:
-    """The next model from the weighted mean `update` of the hospitals' changes."""
-    if training.server_optimiser == "fedavg":
-        return moments, model + training.server_learning_rate * update
-    first = _BETA1 * moments.first + (1.0 - _BETA1) * update
+def initial_state(model: Vector, study: Study) -> ServerState:
+    adaptive = study.training.server_optimiser != "fedavg"
+    second = np.full(model.size, _TAU**2) if adaptive else np.zeros(model.size)
+    return ServerState(model, model, np.zeros(model.size), second)
+
+
+def server_step(state: ServerState, update: Vector, study: Study) -> ServerState:
+    """The next state from the mean `update`: the hospitals' change of the model, or minus their mean gradient."""
+    training = study.training
+    if study.privacy.mode == "distributed":
+        step = _adam if training.optimiser == "adam" else _sgd
+    else:
+        step = _fedavg if training.server_optimiser == "fedavg" else _adaptive
+    after = step(state, update, training)
+    return replace(after, steps=state.steps + 1, average=_averaged(state, after.model, training.average))
+
+
+def _averaged(state: ServerState, model: Vector, decay: float) -> Vector:
+    if not decay:
+        return model
+    steps = state.steps + 1
+    kept = min(decay, steps / (steps + _WARM_UP))
+    return kept * state.average + (1.0 - kept) * model
+
+
+def _fedavg(state: ServerState, update: Vector, training: Training) -> ServerState:
+    return replace(state, model=state.model + training.server_learning_rate * update)
+
+
+def _adaptive(state: ServerState, update: Vector, training: Training) -> ServerState:
+    first = _BETA1 * state.first + (1.0 - _BETA1) * update
     square = update**2
     if training.server_optimiser == "fedadam":
-        second = _BETA2 * moments.second + (1.0 - _BETA2) * square
+        second = _BETA2 * state.second + (1.0 - _BETA2) * square
     else:
-        second = moments.second - (1.0 - _BETA2) * square * np.sign(moments.second - square)
-    return Moments(first, second), model + training.server_learning_rate * first / (np.sqrt(second) + _TAU)
+        second = state.second - (1.0 - _BETA2) * square * np.sign(state.second - square)
+    change = training.server_learning_rate * first / (np.sqrt(second) + _TAU)
+    return replace(state, model=state.model + change, first=first, second=second)
+
+
+def _sgd(state: ServerState, update: Vector, training: Training) -> ServerState:
+    """Polyak momentum and weight decay, as `torch.optim.SGD`."""
+    first = training.momentum * state.first + update - training.weight_decay * state.model
+    return replace(state, model=state.model + training.learning_rate * first, first=first)
+
+
+def _adam(state: ServerState, update: Vector, training: Training) -> ServerState:
+    """Kingma and Ba 2015, Algorithm 1, as `torch.optim.Adam`."""
+    update = update - training.weight_decay * state.model
+    first = _BETA1 * state.first + (1.0 - _BETA1) * update
+    second = _ADAM_BETA2 * state.second + (1.0 - _ADAM_BETA2) * update**2
+    steps = state.steps + 1
+    scale = np.sqrt(second / (1.0 - _ADAM_BETA2**steps)) + _ADAM_EPSILON
+    change = training.learning_rate * first / (1.0 - _BETA1**steps) / scale
+    return replace(state, model=state.model + change, first=first, second=second)

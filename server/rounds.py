@@ -16,11 +16,19 @@ from fedmodels.errors import RoundAborted, RunError
 from fedmodels.evaluation.counts import metrics
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
-from fedmodels.packing import MeanUpdate, evaluation_layout, unpack_counts, update_packing
+from fedmodels.packing import (
+    GradientPacking,
+    MeanUpdate,
+    UpdatePacking,
+    evaluation_layout,
+    gradient_packing,
+    unpack_counts,
+    update_packing,
+)
 from fedmodels.study import Roster, Study, check_roster
 from server.consortium import Consortium, Dropout
 from server.exchange import Exchange
-from server.optimiser import Moments, initial_moments, server_step
+from server.optimiser import initial_state, server_step
 
 _EVALUATION_ATTEMPTS = 5
 
@@ -65,8 +73,8 @@ class Coordinator:
         check_roster(study, roster)
         self._study, self._roster = study, roster
         self._consortium = Consortium(study, roster, exchange, run_id)
-        self._model = flatten(build_model(study, study.training.seed)).astype(np.float64)
-        self._moments: Moments = initial_moments(self._model.size)
+        self._plan = plan_for(study)
+        self._state = initial_state(flatten(build_model(study, study.training.seed)).astype(np.float64), study)
         self._asked = dict.fromkeys(roster.sizes, 0)
 
     def rounds(self) -> Iterator[RoundLine]:
@@ -103,19 +111,24 @@ class Coordinator:
         return self._study.privacy.mode != "none" or self._study.federation.on_dropout == "retry"
 
     def _train(self, number: int) -> tuple[MeanUpdate, tuple[str, ...]]:
-        packing = update_packing(self._study, self._roster, self._model.size)
+        model = self._state.model.astype(np.float32)
+        packing: UpdatePacking | GradientPacking
+        if self._plan and self._plan.mode == "distributed":
+            packing = gradient_packing(self._study, self._roster, self._plan, model.size)
+        else:
+            packing = update_packing(self._study, self._roster, model.size)
         for name in self._consortium.present:
             self._asked[name] += 1
-        total, hospitals = self._consortium.sum("train", number, self._model.astype(np.float32), packing.words)
+        total, hospitals = self._consortium.sum("train", number, model, packing.words)
         return packing.unpack(total, hospitals), hospitals
 
     def _advance(self, number: int, mean: MeanUpdate, hospitals: tuple[str, ...], start: float) -> RoundLine:
         stepping = time.monotonic()
-        self._moments, self._model = server_step(self._moments, self._model, mean.update, self._study.training)
-        if not np.isfinite(self._model.astype(np.float32)).all():
+        self._state = server_step(self._state, mean.update, self._study)
+        if not np.isfinite(self._state.model.astype(np.float32)).all():
             raise RunError(f"the model diverged in round {number}", fix="lower the learning rates in `[training]`")
         now = self._consortium.clock.spend("aggregation", stepping)
-        plan = plan_for(self._study)
+        plan = self._plan
         return RoundLine(
             round=number,
             hospitals=hospitals,
@@ -132,7 +145,7 @@ class Coordinator:
         An aborted evaluation is run again a few times: a hospital draws its noise once, so that repeating costs no
         more epsilon. Where it does not succeed, the outcome has no metrics.
         """
-        layout, model = evaluation_layout(self._study), self._model.astype(np.float32)
+        layout, model = evaluation_layout(self._study), self._state.average.astype(np.float32)
         measured: dict[str, float] = {}
         for _ in range(_EVALUATION_ATTEMPTS if self._may_repeat else 1):
             try:

@@ -78,7 +78,7 @@ def _privacy(study: Study, asked: dict[str, int]) -> dict[str, Any]:
                 "delta": None, "epsilon": dict.fromkeys(asked), "steps": 0}  # fmt: skip
     return {
         **common,
-        "observer": "everyone, also if secure aggregation were broken and all other hospitals colluded",
+        "observer": _observer(study, plan),
         "delta": plan.delta,
         "epsilon": {name: _epsilon(plan, releases, privacy.evaluation_epsilon) for name, releases in asked.items()},
         "epsilon_lower": {name: epsilon_bounds(plan.event(n), plan.delta).lower for name, n in asked.items()},
@@ -88,6 +88,15 @@ def _privacy(study: Study, asked: dict[str, int]) -> dict[str, Any]:
         "clip": plan.clip,
         "steps": max(asked.values()) * plan.steps_per_release,
     }
+
+
+def _observer(study: Study, plan: Plan) -> str:
+    if plan.mode == "local":
+        return "everyone, also if secure aggregation were broken and all other hospitals colluded"
+    return (
+        f"everyone who sees the model, and the coordinator together with up to {study.privacy.max_colluding} colluding "
+        "hospitals, given secure aggregation"
+    )
 
 
 def _epsilon(plan: Plan, releases: int, evaluation: float) -> float:

@@ -27,7 +27,7 @@ def study_new(out: Path, name: str, model: str, labels: str, mode: str, hospital
     if model not in models:
         raise UsageError(f"there is no model `{model}`", where="--model", fix=f"use one of {', '.join(models)}")
     labels = labels or typer.prompt("Labels, separated by commas, the positive one last", default="absent,present")
-    mode = mode or typer.prompt("Privacy mode (local or none)", default="local")
+    mode = mode or typer.prompt("Privacy mode (distributed, local or none)", default="distributed")
     hospitals = hospitals or typer.prompt("Number of hospitals", default=4, type=int)
     family = presets()[model].family if model in presets() else model
     text = render(name, model, family, [label.strip() for label in labels.split(",")], mode, hospitals, epsilon)
@@ -64,11 +64,24 @@ def explain(study: Study, plan: Plan | None) -> str:
             "by name."
         )
     planned = epsilon_bounds(plan.event(study.training.rounds), plan.delta)
+    colluding = study.privacy.max_colluding
+    who, what, observer = {
+        "local": (
+            "each hospital alone adds",
+            "everything that leaves the hospital",
+            "everyone, also if secure aggregation were broken and all other hospitals colluded",
+        ),
+        "distributed": (
+            f"the hospitals together, also without {colluding} of them, add",
+            "the sums over hospitals, which are all that anybody sees,",
+            f"everyone who sees the model, and the coordinator together with up to {colluding} colluding hospitals; "
+            "it rests on secure aggregation",
+        ),
+    }[plan.mode]
     return (
-        f"mode local: each hospital alone adds noise of {plan.noise_multiplier:.2f} times the clip {plan.clip:g} to "
-        "every step, so that whether any one patient's whole record was used changes everything that leaves the "
-        f"hospital by at most epsilon {planned.upper:.2f} for training ({planned.lower:.2f} by the optimistic bound, "
-        f"{plan.epsilon(plan.releases):.2f} with all retries) plus {study.privacy.evaluation_epsilon:g} for the "
-        f"evaluation, at delta {plan.delta:g}, against everyone, also if secure aggregation were broken and all other "
-        "hospitals colluded."
+        f"mode {plan.mode}: {who} noise of {plan.noise_multiplier:.2f} times the clip {plan.clip:g} to every step, so "
+        f"that whether any one patient's whole record was used changes {what} by at most epsilon {planned.upper:.2f} "
+        f"for training ({planned.lower:.2f} by the optimistic bound, {plan.epsilon(plan.releases):.2f} with all "
+        f"retries) plus {study.privacy.evaluation_epsilon:g} for the evaluation, at delta {plan.delta:g}, against "
+        f"{observer}."
     )

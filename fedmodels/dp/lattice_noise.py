@@ -22,6 +22,7 @@ from fedmodels.errors import PrivacyError
 
 _SMALLEST_CLIP = 16  # lattice units
 _HEADROOM_DEVIATIONS = 12
+_SUMMATION = Fraction(1, 1024)  # of the clip: what floating-point summation may add to the sensitivity
 _FLOAT_MARGIN = 1.0 + 2.0**-40  # square roots and products of floats err by less
 
 
@@ -45,8 +46,9 @@ class LatticeMechanism:
 
     Guarantee: for add/remove of one patient at one hospital, any number of opened sums is as private as `event` says,
     against the coordinator together with all hospitals whose shares are not counted in m. It needs sums of clipped
-    gradients that are exact to 2^-6 lattice units before rounding: add up in float64, not float32. A patient known at
-    several hospitals is a group, see `adjacency.group_upper`.
+    gradients whose rounding errors, with and without a patient, differ by at most C / 1024 in L2 norm (sums in single
+    precision are a thousand times better than that). A patient known at several hospitals is a group, see
+    `adjacency.group_upper`.
 
     Raises `PrivacyError` where m < 1, a clip is below 16 lattice units, or a share below 3 or above 2^28.
     """
@@ -85,14 +87,14 @@ class LatticeMechanism:
 
     @property
     def sensitivity(self) -> int:
-        """L2 sensitivity of a rounded sum in lattice units: C * scale + sqrt(d), rounded up.
+        """L2 sensitivity of a rounded sum in lattice units: C * scale * (1 + 1/1024) + sqrt(d), rounded up.
 
         Sums with and without a patient are each rounded, and each rounding moves each coordinate by up to 1/2: together
-        by 1. (Half of that would do if every patient's gradient was rounded on its own.) 2^-5 more per coordinate is
-        for the floating-point errors of both sums. Clipping of coordinates before rounding never increases a distance.
+        by 1. (Half of that would do if every patient's gradient was rounded on its own.) C / 1024 is for the
+        floating-point errors of both sums. Clipping of coordinates before rounding never increases a distance.
         """
-        clip = math.ceil(Fraction(self.clip) * Fraction(self.scale))
-        return clip + math.isqrt(self.dimension * 33**2 // 32**2) + 1
+        clip = math.ceil(Fraction(self.clip) * Fraction(self.scale) * (1 + _SUMMATION))
+        return clip + math.isqrt(self.dimension) + 1
 
     @property
     def total_sigma(self) -> float:

@@ -6,6 +6,7 @@ plan; neither can be had without the other. Everything in it follows from the pu
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from fedmodels.dp.accounting import SampledGaussian, calibrate, epsilon_upper
 from fedmodels.study import Study
@@ -13,12 +14,16 @@ from fedmodels.study import Study
 
 @dataclass(frozen=True)
 class Plan:
-    """Local DP-SGD: each hospital alone carries the full noise of every step.
+    """Private training of one study, seen from one hospital.
 
-    Guarantee: for each hospital, everything that leaves it during `releases` training rounds is (epsilon, delta)-DP
-    for add/remove of one patient's whole record, against every observer. clip: bound C on the L2 norm of one patient's
-    gradient; noise_multiplier: standard deviation of the noise in units of C; releases: rounds that may be uploaded,
-    planned retries included; steps_per_release: DP-SGD steps between two uploads.
+    Guarantee: `releases` training uploads of a hospital are together (epsilon, delta)-DP for add/remove of one
+    patient's whole record. Mode `local`: each hospital alone carries the full noise of every step, and whatever leaves
+    it is private, against every observer. Mode `distributed`: each carries a share, and the sums that open are private,
+    against the coordinator and `max_colluding` hospitals (see `lattice_noise.LatticeMechanism`).
+
+    clip: bound C on the L2 norm of one patient's gradient; noise_multiplier: standard deviation of the noise that is
+    certain, in units of the sensitivity; releases: uploads, planned retries included; steps_per_release: DP-SGD steps
+    between two uploads, 1 in mode `distributed`.
     """
 
     sampling_rate: float
@@ -27,6 +32,7 @@ class Plan:
     steps_per_release: int
     releases: int
     delta: float
+    mode: Literal["local", "distributed"] = "local"
 
     def event(self, releases: int) -> SampledGaussian:
         """The accounting event of this many uploads of training rounds."""
@@ -48,7 +54,7 @@ def plan_for(study: Study) -> Plan | None:
         return None
     releases = training.rounds + study.federation.max_retries
     noise = _noise(training.batch_rate, releases * training.local_steps, privacy.epsilon, privacy.delta)
-    return Plan(training.batch_rate, privacy.clip, noise, training.local_steps, releases, privacy.delta)
+    return Plan(training.batch_rate, privacy.clip, noise, training.local_steps, releases, privacy.delta, privacy.mode)
 
 
 _noise = lru_cache(maxsize=64)(calibrate)

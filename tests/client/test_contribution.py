@@ -9,7 +9,7 @@ import pytest
 from federations import tiny_study
 
 from client import contribution
-from client.contribution import counts_vector, update_vector
+from client.contribution import Task, counts_vector, update_vector
 from client.training import train_private
 from fedmodels.data.dataset import TRAIN, Dataset
 from fedmodels.data.features import feature_count
@@ -75,7 +75,7 @@ def test_a_studys_own_plan_reaches_the_update() -> None:
     packing = update_packing(STUDY, ROSTER, MODEL.size)
     deltas = []
     for _ in range(60):
-        vector = update_vector(STUDY, ROSTER, "h0", none, plan, round_=1, model=MODEL)
+        vector = update_vector(STUDY, ROSTER, "h0", none, plan, task=Task(1, 4), model=MODEL)
         deltas.append(packing.unpack(vector, ("h0",)).update)
     assert np.std(deltas) == pytest.approx(plan.noise_multiplier * plan.clip / (plan.sampling_rate * 100), rel=0.05)
 
@@ -83,7 +83,7 @@ def test_a_studys_own_plan_reaches_the_update() -> None:
 @pytest.mark.parametrize(("mode", "told"), [("local", False), ("none", True)])
 def test_a_loss_is_told_without_privacy_only(mode: str, told: bool) -> None:
     study = msgspec.structs.replace(STUDY, privacy=msgspec.structs.replace(STUDY.privacy, mode=mode))
-    vector = update_vector(study, ROSTER, "h0", patients(40), plan_for(study), round_=1, model=MODEL)
+    vector = update_vector(study, ROSTER, "h0", patients(40), plan_for(study), task=Task(1, 4), model=MODEL)
     assert (update_packing(study, ROSTER, MODEL.size).unpack(vector, ("h0",)).loss > 0) == told
 
 

@@ -9,7 +9,7 @@ import pytest
 from federations import tiny_federation
 
 import client.site
-from client.contribution import update_vector
+from client.contribution import Task, update_vector
 from client.ledger import Ledger
 from client.runfiles import RunFiles
 from client.site import Site, create_site
@@ -102,7 +102,8 @@ def test_the_same_hospital_trains_with_fresh_noise_each_time(tmp_path: Path) -> 
         data, plan = load(site.directory / "data.toml", site.study).part(TRAIN), plan_for(site.study)
         model = flatten(build_model(site.study))
         one, two = (
-            update_vector(site.study, site.roster, site.name, data, plan, round_=1, model=model) for _ in range(2)
+            update_vector(site.study, site.roster, site.name, data, plan, task=Task(1, 4), model=model)
+            for _ in range(2)
         )
         assert np.mean(one[:-2] == two[:-2]) == pytest.approx(same, abs=0.05)
 

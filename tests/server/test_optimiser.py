@@ -1,12 +1,23 @@
-"""The coordinator's step against a reading of Reddi et al. 2021, Algorithm 2, one coordinate at a time."""
+"""The coordinator's steps: against the papers, one coordinate at a time, and against torch."""
 
 import math
 
 import numpy as np
 import pytest
+import torch
 from federations import tiny_study
 
-from server.optimiser import initial_moments, server_step
+from fedmodels.study import Study
+from server.optimiser import ServerState, initial_state, server_step
+
+UPDATES = [[0.5, -0.2], [0.1, 0.3], [-0.4, 0.01], [0.2, 0.2]]
+
+
+def run(study: Study, updates: list[list[float]] = UPDATES, start: float = 0.0) -> ServerState:
+    state = initial_state(np.full(2, start), study)
+    for update in updates:
+        state = server_step(state, np.array(update), study)
+    return state
 
 
 def reference(kind: str, updates: list[float], rate: float) -> float:
@@ -25,20 +36,48 @@ def reference(kind: str, updates: list[float], rate: float) -> float:
 
 
 @pytest.mark.parametrize("kind", ["fedavg", "fedadam", "fedyogi"])
-def test_steps_agree_with_the_paper(kind: str) -> None:
-    training = tiny_study(f"training.server_optimiser={kind}", "training.server_learning_rate=0.1").training
-    updates = [[0.5, -0.2], [0.1, 0.3], [-0.4, 0.01]]
-    moments, model = initial_moments(2), np.zeros(2)
-    for update in updates:
-        moments, model = server_step(moments, model, np.array(update), training)
-    expected = [reference(kind, [u[i] for u in updates], 0.1) for i in range(2)]
-    assert model == pytest.approx(expected, rel=1e-12)
+def test_federated_steps_agree_with_the_paper(kind: str) -> None:
+    study = tiny_study(f"training.server_optimiser={kind}", "training.server_learning_rate=0.1")
+    expected = [reference(kind, [u[i] for u in UPDATES], 0.1) for i in range(2)]
+    assert run(study).model == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_in_mode_distributed_a_step_is_that_of_pooled_training(optimiser: str, momentum: float, decay: float) -> None:
+    """The coordinator's optimiser on mean gradients against torch's on the same ones; updates are minus gradients."""
+    study = tiny_study(
+        "privacy.mode=distributed", "training.local_steps=1", f"training.optimiser={optimiser}",
+        "training.learning_rate=0.3", f"training.momentum={momentum}", f"training.weight_decay={decay}",
+    )  # fmt: skip
+    weights = torch.full((2,), 0.5, dtype=torch.float64, requires_grad=True)
+    if optimiser == "adam":
+        reference = torch.optim.Adam([weights], lr=0.3, weight_decay=decay, betas=(0.9, 0.999), eps=1e-8)
+    else:
+        reference = torch.optim.SGD([weights], lr=0.3, momentum=momentum, weight_decay=decay)
+    for update in UPDATES:
+        weights.grad = -torch.tensor(update, dtype=torch.float64)
+        reference.step()
+    assert run(study, start=0.5).model == pytest.approx(weights.detach().numpy(), rel=1e-9)
+
+
+def test_the_published_model_is_the_moving_average() -> None:
+    study = tiny_study("training.average=0.5")
+    models, average = [np.zeros(2)], np.zeros(2)
+    for step, update in enumerate(UPDATES, 1):
+        models.append(models[-1] + update)
+        kept = min(0.5, step / (step + 9))
+        average = kept * average + (1 - kept) * models[-1]
+    assert run(study).average == pytest.approx(average, rel=1e-12)
+    assert run(tiny_study()).average == pytest.approx(models[-1], rel=1e-12)
 
 
 def test_a_step_leaves_its_inputs_alone() -> None:
-    training = tiny_study("training.server_optimiser=fedyogi").training
-    moments, model, update = initial_moments(2), np.zeros(2), np.ones(2)
-    server_step(moments, model, update, training)
-    assert (moments.first == 0).all()
-    assert (model == 0).all()
+    study = tiny_study("training.server_optimiser=fedyogi", "training.average=0.9")
+    state, update = initial_state(np.zeros(2), study), np.ones(2)
+    server_step(state, update, study)
+    assert not state.model.any()
+    assert not state.first.any()
+    assert not state.average.any()
     assert (update == 1).all()
