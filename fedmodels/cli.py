@@ -155,6 +155,17 @@ def bench_round(
     command(as_json=json, quick=quick)
 
 
+@bench_app.command("noise")
+def bench_noise(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="3 repetitions.")] = False,
+) -> None:
+    """Cryptographic and exact noise beside the generators of numpy and torch."""
+    from simulations.benchmarks.noise import noise as command
+
+    command(as_json=json, quick=quick)
+
+
 def main() -> NoReturn:
     """Run the command line; exit with 0 done, 1 failed, 2 wrong use, 3 refused by policy or budget."""
     allocator.tune()
