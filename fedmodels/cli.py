@@ -166,6 +166,19 @@ def bench_noise(
     command(as_json=json, quick=quick)
 
 
+@bench_app.command("utility")
+def bench_utility(
+    problem: Annotated[str, typer.Option(help="One data set only.", show_default="all")] = "",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each row.", show_default="5 to 20")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw scores against epsilon: a .png or .svg.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """What privacy costs in accuracy: pooled, distributed, local and alone, beside no privacy. About half an hour."""
+    from simulations.benchmarks.utility_command import utility as command
+
+    command(problem, seeds, plot, as_json=json)
+
+
 def main() -> NoReturn:
     """Run the command line; exit with 0 done, 1 failed, 2 wrong use, 3 refused by policy or budget."""
     allocator.tune()

@@ -27,12 +27,14 @@ Vector = npt.NDArray[np.uint32]
 
 @dataclass(frozen=True, repr=False)
 class MeanUpdate:
-    """update: [D] weighted mean change of the model; loss: weighted mean training loss; clipped: coordinates that were
-    beyond `federation.update_bound`, summed over hospitals."""
+    """update: [D] weighted mean change of the model, or minus the mean gradient; loss: weighted mean training loss;
+    clipped: coordinates that were beyond `federation.update_bound`, summed over hospitals; noise_norm: the expected L2
+    norm of the noise in the update, 0 where it is part of local training."""
 
     update: npt.NDArray[np.float64]
-    loss: float
-    clipped: int
+    loss: float = 0.0
+    clipped: int = 0
+    noise_norm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ class GradientPacking:
     def unpack(self, total: Vector, hospitals: tuple[str, ...]) -> MeanUpdate:
         """Minus the mean gradient: the sum divided by the public expected batch of these hospitals together."""
         expected = self.plan.sampling_rate * sum(self.sizes[hospital] for hospital in hospitals)
-        return MeanUpdate(-self.lattice.decode(total) / expected, 0.0, 0)
+        deviation = self.mechanism(len(hospitals)).share_sigma * math.sqrt(len(hospitals)) / self.lattice.scale
+        noise_norm = deviation * math.sqrt(self.parameters) / expected
+        return MeanUpdate(-self.lattice.decode(total) / expected, noise_norm=noise_norm)
 
 
 def gradient_packing(study: Study, roster: Roster, plan: Plan, parameters: int) -> GradientPacking:

@@ -124,7 +124,7 @@ class Coordinator:
 
     def _advance(self, number: int, mean: MeanUpdate, hospitals: tuple[str, ...], start: float) -> RoundLine:
         stepping = time.monotonic()
-        self._state = server_step(self._state, mean.update, self._study)
+        self._state = server_step(self._state, mean, self._study)
         if not np.isfinite(self._state.model.astype(np.float32)).all():
             raise RunError(f"the model diverged in round {number}", fix="lower the learning rates in `[training]`")
         now = self._consortium.clock.spend("aggregation", stepping)

@@ -91,7 +91,8 @@ class LatticeMechanism:
 
         Sums with and without a patient are each rounded, and each rounding moves each coordinate by up to 1/2: together
         by 1. (Half of that would do if every patient's gradient was rounded on its own.) C / 256 is for the
-        floating-point errors of both sums (n^2 * 2^-24 for n vectors that are all alike). Clipping of coordinates before rounding never increases a distance.
+        floating-point errors of both sums (n^2 * 2^-24 for n vectors that are all alike). Clipping of coordinates
+        before rounding never increases a distance.
         """
         clip = math.ceil(Fraction(self.clip) * Fraction(self.scale) * (1 + _SUMMATION))
         return clip + math.isqrt(self.dimension) + 1

@@ -7,6 +7,7 @@ import pytest
 import torch
 from federations import tiny_study
 
+from fedmodels.packing import MeanUpdate
 from fedmodels.study import Study
 from server.optimiser import ServerState, initial_state, server_step
 
@@ -16,7 +17,7 @@ UPDATES = [[0.5, -0.2], [0.1, 0.3], [-0.4, 0.01], [0.2, 0.2]]
 def run(study: Study, updates: list[list[float]] = UPDATES, start: float = 0.0) -> ServerState:
     state = initial_state(np.full(2, start), study)
     for update in updates:
-        state = server_step(state, np.array(update), study)
+        state = server_step(state, MeanUpdate(np.array(update)), study)
     return state
 
 
@@ -73,10 +74,17 @@ def test_the_published_model_is_the_moving_average() -> None:
     assert run(tiny_study()).average == pytest.approx(models[-1], rel=1e-12)
 
 
+@pytest.mark.parametrize(("noise", "factor"), [(0.0, 1.0), (0.4, 1.0), (0.5, 1.0), (1.0, 0.5), (10.0, 0.05)])
+def test_steps_that_would_be_mostly_noise_are_shortened(noise: float, factor: float) -> None:
+    study = tiny_study("privacy.mode=distributed", "training.local_steps=1", "training.learning_rate=1.0")
+    state = server_step(initial_state(np.zeros(2), study), MeanUpdate(np.ones(2), noise_norm=noise), study)
+    assert state.model == pytest.approx([factor, factor])
+
+
 def test_a_step_leaves_its_inputs_alone() -> None:
     study = tiny_study("training.server_optimiser=fedyogi", "training.average=0.9")
     state, update = initial_state(np.zeros(2), study), np.ones(2)
-    server_step(state, update, study)
+    server_step(state, MeanUpdate(update), study)
     assert not state.model.any()
     assert not state.first.any()
     assert not state.average.any()

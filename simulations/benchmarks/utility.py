@@ -1,0 +1,194 @@
+"""`fedmodels bench utility`: what privacy costs in accuracy, by who adds the noise.
+
+For each data set and epsilon: private training on pooled data, mode `distributed` (planned for one colluding hospital,
+and for a third of them), mode `local`, and every hospital alone; beside all of them pooled training without privacy.
+Seeds are paired: the same seed means the same hospitals and the same initial weights in every row. Batches and noise
+come from the operating system. A score is on the exact test records of all hospitals together.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from statistics import fmean, stdev
+
+import numpy as np
+import torch
+
+from fedmodels import allocator
+from fedmodels.data.dataset import TRAIN
+from fedmodels.models.batches import predict
+from fedmodels.models.registry import build_model
+from fedmodels.models.weights import unflatten
+from simulations.benchmarks.baselines import Predictor, scores, train_pooled
+from simulations.benchmarks.machine import Machine, this_machine
+from simulations.benchmarks.private_training import (
+    Weights,
+    train_alone,
+    train_distributed,
+    train_local,
+    train_pooled_private,
+)
+from simulations.benchmarks.problems import PROBLEMS, Case, Problem
+
+EPSILONS = (1.0, 3.0, 8.0)
+NON_PRIVATE = "pooled, no privacy"
+POOLED, DISTRIBUTED, CAUTIOUS, LOCAL, ALONE = (
+    "pooled", "distributed", "distributed, a third colluding", "local", "alone",
+)  # fmt: skip
+ROWS = (POOLED, DISTRIBUTED, CAUTIOUS, LOCAL, ALONE)
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row at one epsilon (None: without privacy): mean over seeds and its standard error."""
+
+    row: str
+    epsilon: float | None
+    mean: float
+    standard_error: float
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A goal of the project. reached: None where the gap is too small to say anything."""
+
+    name: str
+    goal: str
+    measured: float
+    reached: bool | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One data set."""
+
+    problem: str
+    metric: str
+    hospitals: int
+    seeds: int
+    points: tuple[Point, ...]
+    targets: tuple[Target, ...]
+
+    def point(self, row: str, epsilon: float | None) -> Point:
+        return next(point for point in self.points if (point.row, point.epsilon) == (row, epsilon))
+
+
+@dataclass(frozen=True)
+class Report:
+    machine: Machine
+    results: tuple[Result, ...]
+
+
+def run(names: tuple[str, ...], seeds: int | None, progress: Progress) -> Report:
+    """Measure the problems `names`; seeds: of each, None = as many as the problem asks for.
+
+    progress: called with done, of how many, and what was done last.
+    """
+    machine = this_machine()
+    jobs = [job for name in names for job in _jobs(PROBLEMS[name], seeds or PROBLEMS[name].seeds)]
+    found: dict[Job, float] = {}
+    with ProcessPoolExecutor(machine.cores, get_context("spawn"), initializer=_begin) as workers:
+        running = {workers.submit(job.run): job for job in jobs}
+        for done in as_completed(running):
+            job = running[done]
+            found[job] = done.result()
+            progress(len(found), len(jobs), f"{job.problem}: {job.row}")
+    return Report(machine, tuple(_result(PROBLEMS[name], found) for name in names))
+
+
+def _begin() -> None:
+    torch.set_num_threads(1)
+    allocator.tune()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run of a worker process."""
+
+    problem: str
+    row: str
+    epsilon: float | None
+    seed: int
+
+    def run(self) -> float:
+        problem = PROBLEMS[self.problem]
+        case = partial(problem.case, self.seed)
+        if self.epsilon is None:
+            plain = case("none", ())
+            return scores(train_pooled(plain.study, plain.parts), plain.parts)[problem.metric]
+        settings = [f"privacy.epsilon={self.epsilon}"]
+        if self.row == CAUTIOUS:
+            third = problem.hospitals // 3
+            settings += [f"privacy.max_colluding={third}", f"federation.min_contributors={third + 2}"]
+        private = case("local" if self.row in (LOCAL, ALONE) else "distributed", tuple(settings))
+        return fmean(_score(private, weights)[problem.metric] for weights in _train(self.row, private))
+
+
+def _jobs(problem: Problem, seeds: int) -> Iterator[Job]:
+    for seed in range(seeds):
+        yield Job(problem.name, NON_PRIVATE, None, seed)
+        for epsilon in EPSILONS:
+            for row in ROWS:
+                if row != CAUTIOUS or problem.hospitals // 3 > 1:
+                    yield Job(problem.name, row, epsilon, seed)
+
+
+def _train(row: str, case: Case) -> Iterator[Weights]:
+    """The trained model; of `alone`, one per hospital."""
+    if row == ALONE:
+        for part in case.parts.values():
+            if len(part.part(TRAIN)):
+                yield train_alone(case.study, part)
+        return
+    train = {POOLED: train_pooled_private, DISTRIBUTED: train_distributed, CAUTIOUS: train_distributed,
+             LOCAL: train_local}[row]  # fmt: skip
+    yield train(case.study, case.parts)
+
+
+def _score(case: Case, weights: Weights) -> dict[str, float]:
+    model = build_model(case.study)
+    unflatten(model, weights)
+    predictor: Predictor = lambda data: predict(model, data, case.study.input)  # noqa: E731 - its type is the point
+    return scores(predictor, case.parts)
+
+
+def _result(problem: Problem, found: dict[Job, float]) -> Result:
+    rows: dict[tuple[str, float | None], list[float]] = {}
+    for job, score in sorted(found.items(), key=lambda item: item[0].seed):
+        if job.problem == problem.name:
+            rows.setdefault((job.row, job.epsilon), []).append(score)
+    points = tuple(
+        Point(row, epsilon, fmean(s), stdev(s) / math.sqrt(len(s)) if len(s) > 1 else math.nan, tuple(s))
+        for (row, epsilon), s in sorted(rows.items(), key=lambda item: (item[0][1] or 0.0, item[0][0]))
+    )
+    seeds = len(next(iter(rows.values())))
+    result = Result(problem.name, problem.metric, problem.hospitals, seeds, points, ())
+    return replace(result, targets=tuple(_targets(problem, result)))
+
+
+def _targets(problem: Problem, result: Result) -> Iterator[Target]:
+    plain = result.point(NON_PRIVATE, None).mean
+    rows = {point.row for point in result.points}
+    for epsilon in EPSILONS:
+        pooled, local = result.point(POOLED, epsilon).mean, result.point(LOCAL, epsilon).mean
+        distributed = result.point(DISTRIBUTED, epsilon).mean
+        at = f"{problem.name}, epsilon {epsilon:g}"
+        distance = abs(distributed - pooled)
+        yield Target(f"{at}: |distributed - pooled|", "<= 0.005", distance, distance <= 0.005)
+        gap = pooled - local
+        for row, goal in ((DISTRIBUTED, 0.95), (CAUTIOUS, 0.85)):
+            if row in rows:
+                closed = (result.point(row, epsilon).mean - local) / gap if gap else np.nan
+                yield Target(
+                    f"{at}: part of the gap {gap:.3f} to local closed by {row}", f">= {goal}", closed,
+                    closed >= goal if gap >= 0.02 else None,
+                )  # fmt: skip
+        if allowed := problem.allowed_loss.get(epsilon):
+            loss = plain - distributed
+            yield Target(f"{at}: below pooled without privacy", f"<= {allowed}", loss, loss <= allowed)
