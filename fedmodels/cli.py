@@ -41,13 +41,16 @@ def simulate(
     partition: Annotated[str, typer.Option(help="How to divide it: iid, or dirichlet:ALPHA.")] = "iid",
     backend: Annotated[str, typer.Option(help="local (one process) or ray (Flower's simulation engine).")] = "local",
     drop: Annotated[float, typer.Option(min=0.0, max=0.9, help="Chance of a hospital to fail in a stage.")] = 0.0,
+    mode: Annotated[str, typer.Option(help="Another privacy mode; `distributed` with constants for it.")] = "",
     setting: Setting = None,
 ) -> None:
     """Run a whole study on this machine, hospitals and coordinator alike."""
+    from fedmodels.settings import for_mode
     from simulations.commands import Conditions
     from simulations.commands import simulate as command
 
-    command(study, out, sites or [], data, Conditions(partition, backend, drop), setting or [])
+    settings = [*for_mode(mode), *(setting or [])]
+    command(study, out, sites or [], data, Conditions(partition, backend, drop), settings)
 
 
 @app.command()

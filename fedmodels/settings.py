@@ -8,6 +8,20 @@ import tomli_w
 
 from fedmodels.errors import FileError, UsageError
 
+DISTRIBUTED = (
+    "training.rounds=100", "training.local_steps=1", "training.batch_rate=0.2", 'training.optimiser="sgd"',
+    "training.learning_rate=0.5", "training.momentum=0.9", "training.weight_decay=0.0", "training.average=0.9",
+    'training.server_optimiser="fedavg"', "training.server_learning_rate=1.0", "training.class_weights=[]",
+)  # fmt: skip
+"""Training constants for privacy mode `distributed` that need no tuning, see docs/privacy.md, section 7."""
+
+
+def for_mode(mode: str) -> tuple[str, ...]:
+    """Settings that put a study into a privacy mode; none for an empty `mode`."""
+    if not mode:
+        return ()
+    return (f"privacy.mode={mode}", *(DISTRIBUTED if mode == "distributed" else ()))
+
 
 def apply_settings(text: str, settings: Sequence[str], source: str = "study.toml") -> str:
     """The TOML `text` with each `section.key=value` set; without settings, the same text, comments and all.

@@ -53,15 +53,15 @@ name = {model}
 [training]
 rounds = {rounds}{pad}               # aggregations
 local_steps = {steps}           # steps at each hospital between two aggregations; 1 in mode distributed
-batch_rate = 0.1          # probability of each patient to be in a step's batch
+batch_rate = {rate}          # probability of each patient to be in a step's batch
 optimiser = "sgd"         # sgd or adam
-learning_rate = 0.1
-momentum = 0.0
+learning_rate = {learning_rate}
+momentum = {momentum}
 weight_decay = 0.0
 gradient_norm = 1.0       # clip of a batch's gradient without privacy (exploding gradients); 0 = none
 server_optimiser = "fedavg"     # fedavg, fedadam or fedyogi
 server_learning_rate = 1.0
-average = 0.0             # decay of a moving average of the models over rounds, say 0.9; 0 = none
+average = {momentum}             # decay of a moving average of the models over rounds, say 0.9; 0 = none
 class_weights = []        # one per label, from public priors, for unbalanced classes; empty = all 1
 seed = 0
 
@@ -101,6 +101,9 @@ def render(name: str, model: str, family: str, labels: list[str], mode: str, hos
         steps=1 if mode == "distributed" else 5,
         rounds=100 if mode == "distributed" else 30,
         pad="" if mode == "distributed" else " ",
+        rate=0.2 if mode == "distributed" else 0.1,
+        learning_rate=0.5 if mode == "distributed" else 0.1,
+        momentum=0.9 if mode == "distributed" else 0.0,
         epsilon=float(epsilon),
         hospitals=hospitals,
         least=min(3, hospitals),

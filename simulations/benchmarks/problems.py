@@ -12,16 +12,11 @@ import numpy as np
 from fedmodels.data.dataset import TEST, TRAIN, Dataset
 from fedmodels.data.features import feature_count
 from fedmodels.errors import UsageError
-from fedmodels.settings import apply_settings
+from fedmodels.settings import apply_settings, for_mode
 from fedmodels.study import Study, parse_study
 from simulations.benchmarks import rows, studies
 from simulations.partition import Partition
 
-DISTRIBUTED = (
-    "training.rounds=100", "training.local_steps=1", "training.batch_rate=0.2", 'training.optimiser="sgd"',
-    "training.learning_rate=0.5", "training.momentum=0.9", "training.weight_decay=0.0", "training.average=0.9",
-    'training.server_optimiser="fedavg"', "training.server_learning_rate=1.0", "training.class_weights=[]",
-)  # fmt: skip
 _DIGITS = 10
 _DIGITS_TEST = 360
 
@@ -57,8 +52,7 @@ class Problem:
 
     def case(self, seed: int, mode: str, settings: tuple[str, ...]) -> Case:
         """The problem in a privacy mode."""
-        own = DISTRIBUTED if mode == "distributed" else self.settings.get(mode, ())
-        return self.load((f"privacy.mode={mode}", *own, *settings), seed)
+        return self.load((*for_mode(mode), *self.settings.get(mode, ()), *settings), seed)
 
 
 def _bundled(name: str, partition: Partition) -> Load:
