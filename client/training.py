@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from fedmodels.data.dataset import Dataset
-from fedmodels.dp.gradients import PrivateOptimizer, backward, per_sample, physical_batch
+from fedmodels.dp.clipping.memory import physical_batch
+from fedmodels.dp.clipping.prepare import prepare
+from fedmodels.dp.gradients import PrivateOptimizer
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource
 from fedmodels.dp.sampling import PoissonSampler, SeededSource
@@ -20,7 +22,7 @@ from fedmodels.models.batches import to_tensors
 from fedmodels.models.losses import loss_fn
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten, unflatten
-from fedmodels.study import Study, Training
+from fedmodels.study import ImageInput, Study, Training
 
 _PLAIN_BATCH = 512  # records per forward pass where no per-sample gradients are held
 
@@ -44,10 +46,12 @@ def train_private(
     source = SecureSource()
     template = build_model(study)
     unflatten(template, start)
-    model = per_sample(template).train()
-    optimizer = PrivateOptimizer(_optimizer(model, study.training), plan, plan.sampling_rate * declared_size, source)
+    prepared = prepare(_laid_out(template, study))
+    model = prepared.model.train()
+    sgd = _optimizer(model, study.training)
+    optimizer = PrivateOptimizer(prepared, sgd, plan, plan.sampling_rate * declared_size, source)
     sampler = PoissonSampler(data.patients, plan.sampling_rate)
-    chunk = physical_batch(template)
+    chunk = physical_batch(prepared, *_one_record(study, data))
     for _ in range(plan.steps_per_release):
         rows = sampler.draw(source)
         for begin in range(0, len(rows), chunk):
@@ -55,9 +59,7 @@ def train_private(
             optimizer.accumulate()
         optimizer.step()
         optimizer.zero_grad()
-    trained = model._module.state_dict()
-    template.load_state_dict({name: trained[name] for name in template.state_dict()})
-    return LocalUpdate(flatten(template) - start, 0.0)
+    return LocalUpdate(flatten(model) - start, 0.0)
 
 
 def gradient_sum(study: Study, start: npt.NDArray[np.float32], data: Dataset, plan: Plan) -> npt.NDArray[np.float32]:
@@ -87,7 +89,7 @@ def train_plain(study: Study, start: npt.NDArray[np.float32], data: Dataset, see
     """`study.training.local_steps` steps without privacy; the same seed on the same data gives the same result."""
     model = build_model(study)
     unflatten(model, start)
-    model.train()
+    model = _laid_out(model, study).train()
     optimizer = _optimizer(model, study.training)
     source = SeededSource(*seed)
     sampler = PoissonSampler(data.patients, study.training.batch_rate)
@@ -110,9 +112,24 @@ def train_plain(study: Study, start: npt.NDArray[np.float32], data: Dataset, see
 def _backward(model: nn.Module, study: Study, batch: Dataset, scale: float = 1.0) -> float:
     """Gradients of scale * (sum of the records' losses); returns the sum itself."""
     x, lengths = to_tensors(batch, study.input)
+    if isinstance(study.input, ImageInput):
+        x = x.contiguous(memory_format=torch.channels_last)
     loss = loss_fn(study.training.class_weights, "sum")(model(x, lengths), torch.from_numpy(batch.y))
-    backward(loss * scale)
+    (loss * scale).backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
+
+
+def _laid_out(model: nn.Module, study: Study) -> nn.Module:
+    """Convolutions and pooling on the CPU take about a quarter less time with channels last; values stay the same."""
+    if isinstance(study.input, ImageInput):
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model
+
+
+def _one_record(study: Study, data: Dataset) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A batch of one record of zeros, in the shape of the data."""
+    x, lengths = to_tensors(data.take(np.arange(0)), study.input)
+    return x.new_zeros(1, *x.shape[1:]), None if lengths is None else lengths.new_ones(1)
 
 
 def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:

@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from fedmodels.dp.gradients import PrivateOptimizer, backward, clip_factors, per_sample
+from fedmodels.dp.clipping.prepare import prepare
+from fedmodels.dp.gradients import PrivateOptimizer, clip_factors
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource
 from fedmodels.errors import PrivacyError
+from fedmodels.models.weights import flatten
 
 
 def plan(noise: float = 1e-9, clip: float = 1.0) -> Plan:
@@ -20,15 +22,16 @@ class Step:
 
     def __init__(self, noise: float = 1e-9, clip: float = 1.0, divisor: float = 1.0, width: int = 3) -> None:
         torch.manual_seed(0)
-        self.model = per_sample(nn.Linear(width, 1, bias=False))
+        prepared = prepare(nn.Linear(width, 1, bias=False))
+        self.model = prepared.model
         self.weight = next(self.model.parameters())
         sgd = torch.optim.SGD(self.model.parameters(), lr=1.0)
-        self.optimizer = PrivateOptimizer(sgd, plan(noise, clip), divisor, SecureSource())
+        self.optimizer = PrivateOptimizer(prepared, sgd, plan(noise, clip), divisor, SecureSource())
 
     def move(self, *chunks: torch.Tensor) -> np.ndarray:
         before = self.weight.detach().clone()
         for x in chunks:
-            backward(self.model(x).sum())
+            self.model(x).sum().backward()
             self.optimizer.accumulate()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -92,26 +95,68 @@ def test_clip_factors_never_exceed_the_clip_and_are_zero_for_what_is_not_finite(
     assert factors[1].item() == pytest.approx(1.0, abs=1e-5)
 
 
-def test_a_layer_that_mixes_patients_is_refused_with_a_reason() -> None:
-    with pytest.raises(PrivacyError, match="BatchNorm"):
-        per_sample(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
-
-
 @pytest.mark.parametrize("divisor", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_divisor_that_is_no_positive_number_is_refused(divisor: float) -> None:
     with pytest.raises(PrivacyError):
         Step(divisor=divisor)
 
 
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_recurrent_layers_keep_weights_and_names(kind: type[nn.Module]) -> None:
-    model = nn.ModuleDict({"rnn": kind(3, 4, batch_first=True)})
-    private = per_sample(model)._module.state_dict()
-    for name, value in model.state_dict().items():
-        assert torch.equal(private[name], value)
+def test_an_optimizer_of_other_parameters_is_refused() -> None:
+    prepared = prepare(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)))
+    for parameters in (prepared.model[0].parameters(), nn.Linear(2, 2).parameters()):
+        with pytest.raises(PrivacyError, match="not the trainable parameters"):
+            PrivateOptimizer(prepared, torch.optim.SGD(parameters, lr=1.0), plan(), 1.0, SecureSource())
 
 
-@pytest.mark.parametrize("options", [{"bidirectional": True}, {"dropout": 0.5, "num_layers": 2}])
-def test_recurrent_options_that_are_not_supported_are_refused(options: dict[str, object]) -> None:
-    with pytest.raises(PrivacyError):
-        per_sample(nn.ModuleDict({"rnn": nn.LSTM(3, 4, batch_first=True, **options)}))
+def test_the_order_of_an_opacus_loop_works_without_accumulate() -> None:
+    step, x = Step(), torch.tensor([[0.1, 0.2, 0.3]])
+    before = step.weight.detach().clone()
+    step.optimizer.zero_grad()
+    step.model(x).sum().backward()
+    step.optimizer.step()
+    assert (before - step.weight.detach()).numpy().ravel() == pytest.approx([0.1, 0.2, 0.3], abs=1e-5)
+
+
+def test_what_zero_grad_dropped_is_in_no_later_step() -> None:
+    step, x = Step(), torch.tensor([[0.1, 0.2, 0.3]])
+    step.model(x).sum().backward()
+    step.optimizer.accumulate()
+    step.model(x).sum().backward()
+    step.optimizer.zero_grad()
+    assert step.move(x) == pytest.approx([0.1, 0.2, 0.3], abs=1e-5)
+
+
+def test_closures_and_skipped_steps_are_refused() -> None:
+    with pytest.raises(PrivacyError, match="closure"):
+        Step().optimizer.step(lambda: 0.0)
+    with pytest.raises(PrivacyError, match="not skipped"):
+        Step().optimizer.signal_skip_step()
+
+
+class Two(nn.Module):
+    """Parameters are listed in another order than their names have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Linear(3, 2)
+        self.a = nn.Linear(2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.a(self.b(x))
+
+
+def test_the_clipped_sum_is_in_the_order_of_flatten_bounded_and_taken_once() -> None:
+    torch.manual_seed(0)
+    template = Two()
+    prepared = prepare(template)
+    sgd = torch.optim.SGD(prepared.model.parameters(), lr=1.0)
+    optimizer = PrivateOptimizer(prepared, sgd, plan(clip=0.5), 1.0, SecureSource())
+    assert optimizer.clipped_sum().tolist() == [0.0] * len(flatten(template))
+    x = 10 * torch.randn(1, 3)
+    prepared.model(x).sum().backward()
+    optimizer.accumulate()
+    template(x).sum().backward()
+    gradient = np.concatenate([p.grad.numpy().ravel() for _, p in sorted(template.named_parameters())])
+    expected = 0.5 * gradient / np.linalg.norm(gradient)
+    assert optimizer.clipped_sum().numpy() == pytest.approx(expected, abs=1e-5)
+    assert not optimizer.clipped_sum().any()

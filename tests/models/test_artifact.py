@@ -1,6 +1,5 @@
 """A saved model comes back as it was, from its two files alone; anything else is refused with a reason."""
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from model_studies import INPUTS, SERIES, TEXT, a_batch, a_study
+from model_studies import INPUTS, SERIES, TABLE, TEXT, a_batch, a_study
+from opacus.grad_sample import GradSampleModule
 from safetensors.torch import load_file, save_file
 
-from fedmodels.dp.gradients import per_sample
+from fedmodels.dp.clipping.prepare import prepare
 from fedmodels.errors import FedmodelsError, FileError, RunError, UsageError
 from fedmodels.models.artifact import CARD, WEIGHTS, load_model, save_model
 from fedmodels.models.registry import build_model
@@ -57,7 +57,7 @@ def test_the_card_of_a_preset_spells_its_sizes_out(tmp_path: Path) -> None:
 def test_a_model_with_private_layers_is_saved_under_the_plain_names(tmp_path: Path) -> None:
     study = a_study("lstm", SERIES)
     model = build_model(study)
-    save_model(tmp_path, per_sample(copy.deepcopy(model))._module, study)
+    save_model(tmp_path, prepare(model).model, study)
     loaded, _ = load_model(tmp_path)
     assert all(torch.equal(p, model.state_dict()[name]) for name, p in loaded.state_dict().items())
 
@@ -117,7 +117,7 @@ def test_damaged_files_are_refused(
 def test_a_model_of_another_study_or_with_nan_is_not_saved(tmp_path: Path) -> None:
     study = a_study("lstm", SERIES)
     with pytest.raises(RunError, match="are missing"):
-        save_model(tmp_path, per_sample(build_model(study)), study)
+        save_model(tmp_path, GradSampleModule(build_model(a_study("mlp", TABLE))), study)
     with pytest.raises(RunError, match="instead of"):
         save_model(tmp_path, build_model(a_study("lstm", SERIES, "hidden = 8")), study)
     model = build_model(study)

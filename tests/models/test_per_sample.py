@@ -1,14 +1,13 @@
-"""Every family can be trained with Opacus: its per-sample gradients are those of one backward pass per record."""
+"""Every family can be trained privately: norms and clipped sums are those of one backward pass per record."""
 
 import copy
 
 import pytest
 import torch
-from model_studies import INPUTS, a_batch, a_study
-from opacus.validators import ModuleValidator
+from model_studies import IMAGE_224, INPUTS, TEXT, a_batch, a_study
 from torch import Tensor, nn
 
-from fedmodels.dp.gradients import per_sample
+from fedmodels.dp.clipping.prepare import prepare
 from fedmodels.models.losses import loss_fn
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten, unflatten
@@ -20,49 +19,97 @@ CASES = [
     ("text-gru", "pool = 'last'"),
     ("mlp", "hidden = []"),
 ]
+FACTORS = torch.tensor([0.3, 1.0, 0.0, 0.02, 0.7], dtype=torch.float64)
+
+Gradients = dict[str, Tensor]
 
 
-def oracle(model: nn.Module, x: Tensor, lengths: Tensor | None, y: Tensor) -> list[dict[str, Tensor]]:
+def oracle(model: nn.Module, x: Tensor, lengths: Tensor | None, y: Tensor) -> list[Gradients]:
     """One backward pass per record."""
     records = []
     for i in range(len(x)):
         model.zero_grad()
         one = slice(i, i + 1)
         loss_fn((1.0, 3.0, 0.5), "sum")(model(x[one], None if lengths is None else lengths[one]), y[one]).backward()
-        records.append({name: p.grad.clone() for name, p in model.named_parameters()})
+        records.append({name: p.grad.double().clone() for name, p in model.named_parameters()})
     return records
 
 
-@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+def check(model: nn.Module, batch: tuple[Tensor, Tensor | None, Tensor], tolerance: float) -> None:
+    x, lengths, y = batch
+    expected = oracle(copy.deepcopy(model), x, lengths, y)
+    prepared = prepare(model)
+    loss_fn((1.0, 3.0, 0.5), "sum")(prepared.model(x, lengths), y).backward()
+    norms = torch.stack([torch.cat([g.reshape(-1) for g in record.values()]).norm() for record in expected])
+    torch.testing.assert_close(prepared.book.norms(), norms, rtol=tolerance, atol=0.0)
+    factors = FACTORS[: len(x)]
+    prepared.book.add_clipped(factors)
+    for name, p in prepared.model.named_parameters():
+        total = sum(f * record[name] for f, record in zip(factors, expected, strict=True))
+        error = float((prepared.book.sums[p] - total).norm())
+        assert error <= tolerance * max(float(total.norm()), 1e-3), name
+        assert p.grad is None
+
+
 @pytest.mark.parametrize(("name", "sizes"), CASES)
-def test_per_sample_gradients_are_those_of_one_backward_per_record(name: str, sizes: str) -> None:
-    model = build_model(a_study(name, INPUTS[name], sizes, labels=3))
+def test_norms_and_sums_are_those_of_one_backward_per_record(name: str, sizes: str) -> None:
+    check(build_model(a_study(name, INPUTS[name], sizes, labels=3)), a_batch(name, 5), 1e-5)
+
+
+@pytest.mark.parametrize(("name", "sizes"), CASES)
+def test_in_double_precision_they_are_exact(name: str, sizes: str) -> None:
     x, lengths, y = a_batch(name, 5)
-    expected = oracle(model, x, lengths, y)
-    private = per_sample(copy.deepcopy(model))
-    assert ModuleValidator.validate(private._module, strict=False) == []
-    loss_fn((1.0, 3.0, 0.5), "sum")(private(x, lengths), y).backward()
-    for key, p in private._module.named_parameters():
-        for i, record in enumerate(expected):
-            scale = float(record[key].norm())
-            assert float((p.grad_sample[i] - record[key]).norm()) <= 1e-5 * max(scale, 1e-3), (key, i)
+    batch = (x.double() if x.is_floating_point() else x, lengths, y)
+    check(build_model(a_study(name, INPUTS[name], sizes, labels=3)).double(), batch, 1e-11)
+
+
+ARTICLE = {
+    "article-lstm": (INPUTS["lstm"], "lstm"),
+    "article-text-lstm": (TEXT, "text-lstm"),
+    "article-text-gru": (TEXT, "text-gru"),
+}
+
+
+@pytest.mark.parametrize("name", ARTICLE)
+def test_the_articles_recurrent_models_agree_too(name: str) -> None:
+    input_, like = ARTICLE[name]
+    check(build_model(a_study(name, input_, labels=3)), a_batch(like, 5), 1e-5)
+
+
+def test_the_norm_of_51_million_weights_is_right_without_making_their_gradients() -> None:
+    model = build_model(a_study("article-cnn", IMAGE_224))
+    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    check(model, (x, None, torch.tensor([0, 1])), 1e-5)
+
+
+def test_the_comparison_would_notice_a_record_counted_twice() -> None:
+    """The control of `check`: weight sharing in time, squared before instead of after adding up."""
+    model = build_model(a_study("text-gru", INPUTS["text-gru"], labels=3))
+    x, lengths, y = a_batch("text-gru", 5)
+    prepared = prepare(model)
+    loss_fn((1.0, 3.0, 0.5), "sum")(prepared.model(x.clamp(max=3), lengths), y).backward()
+    rows = prepared.book._entries[prepared.model.encoder.weight]
+    assert not torch.allclose(rows.squared_norms(), rows.outputs.double().square().sum((1, 2)), rtol=1e-2)
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_an_empty_poisson_batch_has_logits_and_a_gradient_of_zero(name: str) -> None:
-    model = build_model(a_study(name, INPUTS[name]))
+def test_an_empty_poisson_batch_has_a_gradient_of_zero(name: str) -> None:
+    prepared = prepare(build_model(a_study(name, INPUTS[name])))
     x, lengths, y = a_batch(name, 0)
-    loss_fn()(model(x, lengths), y).backward()
-    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+    loss_fn((), "sum")(prepared.model(x, lengths), y).backward()
+    assert prepared.book.norms().shape == (0,)
+    prepared.book.add_clipped(prepared.book.norms())
+    assert not any(total.any() for total in prepared.book.sums.values())
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "text-lstm", "text-gru"])
-def test_the_private_layers_compute_the_same_with_the_same_vector_of_weights(name: str) -> None:
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_prepared_model_computes_the_same_under_the_same_names(name: str) -> None:
     model = build_model(a_study(name, INPUTS[name]))
-    private = per_sample(copy.deepcopy(model))
+    prepared = prepare(model).model
     x, lengths, _ = a_batch(name, 4)
-    torch.testing.assert_close(private(x, lengths), model(x, lengths), rtol=1e-5, atol=1e-6)
-    assert flatten(private).tolist() == flatten(model).tolist()
-    unflatten(private, flatten(model) * 2)
-    unflatten(model, flatten(private))
-    torch.testing.assert_close(private(x, lengths), model(x, lengths), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(prepared(x, lengths), model(x, lengths), rtol=1e-5, atol=1e-6)
+    assert list(prepared.state_dict()) == list(model.state_dict())
+    unflatten(prepared, flatten(model) * 2)
+    model.load_state_dict(prepared.state_dict(), strict=True)
+    prepared.load_state_dict(model.state_dict(), strict=True)
+    torch.testing.assert_close(prepared(x, lengths), model(x, lengths), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,141 @@
+"""The book of one backward pass: who wrote what, how long every record's gradient is, and the clipped sums."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import PackedSequence
+
+from fedmodels.dp.clipping.entries import Entry
+from fedmodels.errors import PrivacyError
+
+Tensors = tuple[Tensor, ...]
+Gradients = tuple[Tensor | None, ...]
+
+
+class Operation(Protocol):
+    """A differentiable function of activations [n, ...] with parameters, as a pair of functions without state."""
+
+    @property
+    def forward(self) -> Callable[..., tuple[Tensors, Tensors]]:
+        """(outputs, what `backward` needs) of the inputs."""
+        ...
+
+    def backward(self, saved: Tensors, gradients: Gradients, wanted: Sequence[bool]) -> tuple[Gradients, list[Entry]]:
+        """(gradients of the inputs, None where not wanted; one entry per trainable parameter).
+
+        gradients: of the outputs, None where an output was not used.
+        """
+        ...
+
+
+class Book:
+    """Collects the entries of one backward pass. Every parameter is written at most once, for every record in order.
+
+    What cannot be attributed to a record is refused with a `PrivacyError`: a parameter used outside its layer, a layer
+    that ran twice, a batch whose first dimension was not the model's.
+    """
+
+    def __init__(self, names: dict[Tensor, str]) -> None:
+        """names: the trainable parameters."""
+        self.names = names
+        self.sums: dict[Tensor, Tensor] = {}  # a parameter without any record has none
+        self._anchor = torch.zeros((), requires_grad=True)
+        self._entries: dict[Tensor, Entry] = {}
+        self._records: int | None = None
+        for parameter, name in names.items():
+            parameter.register_hook(lambda _, name=name: _refuse_outside(name))  # type: ignore[no-untyped-call]
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise PrivacyError(
+            "a prepared model cannot be copied", fix="prepare a copy of the model that it was prepared from"
+        )
+
+    def open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG002
+        """Forward pre-hook of the model: note how many records it is given, the first dimension of its first input."""
+        inputs = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor | PackedSequence)]
+        if not inputs:
+            raise PrivacyError("the number of records is unknown: the model was given no tensor", where="model")
+        first = inputs[0]
+        self._records = int(first.batch_sizes[0]) if isinstance(first, PackedSequence) else len(first)
+
+    def apply(self, operation: Operation, *inputs: Tensor) -> Tensors:
+        """The operation's outputs, differentiable; its entries come to this book in the backward pass."""
+        if torch.is_autocast_enabled(inputs[0].device.type):
+            raise PrivacyError("mixed precision under privacy is not supported", fix="train without autocast")
+        outputs: Tensors = _Recorded.apply(self._anchor, self, operation, *inputs)  # type: ignore[no-untyped-call]
+        return outputs
+
+    def write(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            name = self.names.get(entry.parameter)
+            if name is None or entry.parameter in self._entries:
+                raise PrivacyError(
+                    "a layer was used more than once before its gradients were clipped",
+                    where=name or "model",
+                    fix="call every layer once per forward pass, and `accumulate()` after each backward pass",
+                )
+            if entry.records != self._records:
+                raise PrivacyError(
+                    f"the layer got a batch of {entry.records}, the model one of {self._records}",
+                    where=name,
+                    fix="keep records in the first dimension (or say `batch_first`) all through the model",
+                )
+            self._entries[entry.parameter] = entry
+
+    @torch.no_grad()
+    def norms(self) -> Tensor:
+        """[n] float64 norm over all parameters of each record of the last backward pass; inf where it overflowed.
+
+        Within 1e-5 relative of the norm of exactly what `add_clipped` adds.
+        """
+        if not self._entries:
+            return torch.zeros(0, dtype=torch.float64)
+        total = torch.stack([entry.squared_norms() for entry in self._entries.values()]).sum(0)
+        return total.where(total <= torch.finfo(torch.float32).max, torch.inf).sqrt()
+
+    @torch.no_grad()
+    def add_clipped(self, factors: Tensor) -> None:
+        """Add sum_i factors[i] * gradient_i to every parameter's entry in `sums`, and forget the pass.
+
+        factors: [n]. A record of factor 0 has no influence, whatever its gradient: also not by 0 * nan.
+        """
+        rows = factors.nonzero().view(-1)
+        while self._entries:
+            parameter, entry = self._entries.popitem()
+            kept = entry if len(rows) == len(factors) else entry.select(rows)
+            self.sums[parameter] = kept.added(factors[rows].to(parameter.dtype), self.sums.get(parameter))
+
+    def clear(self) -> None:
+        """Forget the last backward pass and the sums."""
+        self._entries.clear()
+        self.sums.clear()
+
+
+def _refuse_outside(name: str) -> NoReturn:
+    raise PrivacyError(
+        "a parameter was used outside its layer, so its gradient cannot be told apart by record",
+        where=name,
+        fix="use parameters only by calling the layer that they belong to; put no penalty on weights into the loss",
+    )
+
+
+class _Recorded(torch.autograd.Function):
+    """One call of an operation. The anchor makes autograd call `backward` also where the inputs are data."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, book: Book, operation: Operation, *inputs: Tensor) -> Tensors:  # noqa: ARG004, ANN401
+        outputs, saved = operation.forward(*inputs)
+        ctx.save_for_backward(*saved)
+        ctx.set_materialize_grads(False)
+        ctx.book, ctx.operation = book, operation
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> Gradients:  # noqa: ANN401
+        inputs, entries = ctx.operation.backward(ctx.saved_tensors, gradients, ctx.needs_input_grad[3:])
+        ctx.book.write(entries)
+        return (None, None, None, *inputs)

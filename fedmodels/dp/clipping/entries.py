@@ -1,0 +1,120 @@
+"""What a layer writes down about the per-record gradients of one parameter, and how it is measured and added up."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+_BLOCK = 1024  # float32 sums of so few squares are right to 1e-7; blocks are added up in float64
+_CHUNK_BYTES = 1 << 26  # per-record gradients that are made only to be measured
+
+
+class Entry(Protocol):
+    """The gradients of one parameter for n records. Values are float32 or float64, as the parameter is."""
+
+    @property
+    def parameter(self) -> Tensor: ...
+
+    @property
+    def records(self) -> int: ...
+
+    def squared_norms(self) -> Tensor:
+        """[n] float64; not finite where a gradient is not, or its squares overflow the parameter's type."""
+        ...
+
+    def select(self, rows: Tensor) -> "Entry":
+        """The same of some records; rows: [k] int64."""
+        ...
+
+    def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
+        """total (None: 0) + sum_i factors[i] * gradient_i, in the memory of total; factors: [n], parameter's type."""
+        ...
+
+
+def squares(values: Tensor) -> Tensor:
+    """[n] float64 sums of squares of values [n, ...], accurate to 1e-7 relative whatever the length."""
+    flat = values.reshape(len(values), values[:1].numel())
+    whole = flat.shape[1] // _BLOCK * _BLOCK
+    blocks = flat[:, :whole].reshape(len(flat), whole // _BLOCK, _BLOCK)
+    rest = torch.linalg.vector_norm(flat[:, whole:], dim=1, dtype=torch.float64).square()
+    total: Tensor = rest + torch.linalg.vector_norm(blocks, dim=2).double().square().sum(1)
+    return total
+
+
+def plus(total: Tensor | None, value: Tensor) -> Tensor:
+    """total + value in the memory of total; value itself where there is no total yet."""
+    return value if total is None else total.add_(value)
+
+
+@dataclass(frozen=True, eq=False)
+class PerRecord:
+    """The gradients themselves. gradients: [n, ...], the rest in the shape of the parameter."""
+
+    parameter: Tensor
+    gradients: Tensor
+
+    @property
+    def records(self) -> int:
+        return len(self.gradients)
+
+    def squared_norms(self) -> Tensor:
+        return squares(self.gradients)
+
+    def select(self, rows: Tensor) -> "PerRecord":
+        return replace(self, gradients=self.gradients[rows])
+
+    def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
+        value = factors @ self.gradients.reshape(len(factors), self.parameter.numel())
+        return plus(total, value.view(self.parameter.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Outer:
+    """Gradients of a matrix [m, k] that are sums over t of the outer products g_t a_t^T and are never all made.
+
+    inputs: [n, t, k] a; outputs: [n, t, m] g. With t = 1 the norm is |a| |g|.
+    """
+
+    parameter: Tensor
+    inputs: Tensor
+    outputs: Tensor
+
+    @property
+    def records(self) -> int:
+        return len(self.inputs)
+
+    def squared_norms(self) -> Tensor:
+        steps = self.inputs.shape[1]
+        if steps == 1:
+            return squares(self.inputs) * squares(self.outputs)
+        gram = steps * (self.inputs.shape[2] + self.outputs.shape[2]) < self.parameter.numel()
+        size = 16 * steps**2 if gram else self.parameter.numel() * self.parameter.element_size()
+        chunk = max(1, _CHUNK_BYTES // size)
+        parts = zip(torch.split(self.inputs, chunk), torch.split(self.outputs, chunk), strict=True)
+        return torch.cat([_gram(a, g) if gram else squares(g.mT @ a) for a, g in parts])
+
+    def select(self, rows: Tensor) -> "Outer":
+        return replace(self, inputs=self.inputs[rows], outputs=self.outputs[rows])
+
+    def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
+        left = (self.outputs * factors[:, None, None]).flatten(0, 1).t()
+        right = self.inputs.flatten(0, 1)
+        return left @ right if total is None else total.addmm_(left, right)
+
+
+def _gram(inputs: Tensor, outputs: Tensor) -> Tensor:
+    """[n] |sum_t g_t a_t^T|^2 = sum_{s,t} (a_s . a_t) (g_s . g_t), in float64: its terms may cancel."""
+    inputs, outputs = inputs.double(), outputs.double()
+    products = (inputs @ inputs.mT).mul_(outputs @ outputs.mT)
+    return products.sum((1, 2)).clamp_(min=0.0)
+
+
+def matrix_entry(parameter: Tensor, inputs: Tensor, outputs: Tensor) -> Entry:
+    """The cheaper entry for a matrix: its gradients where they are small, otherwise what they are made of.
+
+    inputs: [n, t, k]; outputs: [n, t, m].
+    """
+    if inputs.shape[1] == 1 or len(inputs) * parameter.numel() * parameter.element_size() > _CHUNK_BYTES:
+        return Outer(parameter, inputs, outputs)
+    return PerRecord(parameter, outputs.mT @ inputs)

@@ -1,0 +1,44 @@
+"""Dense layers: y = x W^T + b at one or several positions of a record."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedmodels.dp.clipping.book import Book, Gradients, Tensors
+from fedmodels.dp.clipping.entries import Entry, PerRecord, matrix_entry
+from fedmodels.errors import PrivacyError
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """x [n, ..., k] -> [n, ..., m]."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def forward(self, x: Tensor) -> tuple[Tensors, Tensors]:
+        return (F.linear(x, self.weight, self.bias),), (x, self.weight)
+
+    def backward(self, saved: Tensors, gradients: Gradients, wanted: Sequence[bool]) -> tuple[Gradients, list[Entry]]:
+        x, weight = saved
+        (g,) = gradients
+        if g is None:
+            return (None,), []
+        positions = prod(x.shape[1:-1])
+        a, b = x.reshape(len(x), positions, x.shape[-1]), g.reshape(len(g), positions, g.shape[-1])
+        entries: list[Entry] = []
+        if self.weight.requires_grad:
+            entries.append(matrix_entry(self.weight, a, b))
+        if self.bias is not None and self.bias.requires_grad:
+            entries.append(PerRecord(self.bias, b.sum(1)))
+        return (g @ weight if wanted[0] else None,), entries
+
+
+def forward(layer: nn.Linear, book: Book, x: Tensor) -> Tensor:
+    """The layer's output, its gradients recorded."""
+    if x.dim() < 2:
+        raise PrivacyError("a dense layer got a record without a batch dimension", fix="give the model batches")
+    return book.apply(Dense(layer.weight, layer.bias), x)[0]

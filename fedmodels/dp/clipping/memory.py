@@ -1,0 +1,37 @@
+"""How many records fit into one forward and backward pass."""
+
+import torch
+from torch import Tensor, nn
+
+from fedmodels.dp.clipping.prepare import Prepared
+
+_BUDGET = 1 << 30  # bytes of activations and per-record gradients
+_MOST = 1024
+
+
+def physical_batch(prepared: Prepared, *one: Tensor | None) -> int:
+    """Records per pass that need about a GiB beside weights and sums; at least 1, at most 1024.
+
+    one: the model's inputs for a batch of one record, of any valid values. What its forward pass saves for the backward
+    pass is counted twice (gradients of activations), and per-record gradients of all but dense layers and embeddings,
+    which are never made for one position.
+    """
+    saved: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in prepared.model.parameters()}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        kept = prepared.model(*one)  # alive while it is counted: a freed storage's address is used again
+    del kept
+    made = sum(
+        p.numel() * p.element_size()
+        for layer in prepared.model.modules()
+        if not isinstance(layer, nn.Linear | nn.Embedding)
+        for p in layer.parameters(recurse=False)
+    )
+    return max(1, min(_MOST, _BUDGET // (2 * sum(saved.values()) + made + 1)))
