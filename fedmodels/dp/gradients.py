@@ -73,7 +73,9 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus carries no 
     def _taken(self, parameter: Tensor) -> Tensor:
         """The sum of one parameter, which starts again from zero."""
         total = self._book.sums.pop(parameter, None)
-        return torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device) if total is None else total
+        if total is None:
+            return torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        return total.contiguous()
 
     def step(self, closure: object = None) -> None:
         """Noise, division and the optimizer's step. A backward pass that was not accumulated yet is accumulated."""

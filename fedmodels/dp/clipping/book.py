@@ -31,6 +31,12 @@ class Operation(Protocol):
         ...
 
 
+class Recorder(Protocol):
+    """What runs operations for a layer and keeps their entries."""
+
+    def apply(self, operation: Operation, *inputs: Tensor) -> Tensors: ...
+
+
 class Book:
     """Collects the entries of one backward pass. Every parameter is written at most once, for every record in order.
 

@@ -11,6 +11,10 @@ from fedmodels.dp.clipping.book import Book, Gradients, Tensors
 from fedmodels.dp.clipping.entries import Entry, PerRecord
 from fedmodels.errors import PrivacyError
 
+# Up to this size of a record's patches a matrix product is faster than a call of the convolution per record, and this
+# much is made at a time. Measured with 3 x 3 kernels: 28 and 64 pixels below, 112 and 224 above.
+_COLUMNS_BYTES = 1 << 21
+
 Convolutional = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
@@ -39,7 +43,7 @@ class Convolution:
             return (None,), []
         entries: list[Entry] = []
         if self.weight.requires_grad:
-            entries.append(PerRecord(self.weight, self._weight_gradients(x, g, weight)))
+            entries.append(self._entry(x, g, weight))
         if self.bias is not None and self.bias.requires_grad:
             entries.append(PerRecord(self.bias, g.flatten(2).sum(2)))
         return (self._derive(x, g, weight, 0) if wanted[0] else None,), entries
@@ -52,12 +56,31 @@ class Convolution:
         )[of]  # fmt: skip
         return derived
 
-    def _weight_gradients(self, x: Tensor, g: Tensor, weight: Tensor) -> Tensor:
-        """[n, *weight.shape], by one call per record."""
-        out = weight.new_empty(len(x), *weight.shape)
+    def _entry(self, x: Tensor, g: Tensor, weight: Tensor) -> Entry:
+        size = g[0, :1].numel() * weight[0].numel() * x.element_size() if len(x) else 0
+        if x.dim() == 4 and self.groups == 1 and size <= _COLUMNS_BYTES:
+            return PerRecord(self.weight, self._by_columns(x, g, max(1, _COLUMNS_BYTES // (size + 1))), (0, 2, 3, 1))
+        gradients = weight.new_empty(len(x), *weight.shape)
         for i in range(len(x)):
-            out[i] = self._derive(x[i : i + 1], g[i : i + 1], weight, 1)
-        return out
+            gradients[i] = self._derive(x[i : i + 1], g[i : i + 1], weight, 1)
+        return PerRecord(self.weight, gradients)
+
+    def _by_columns(self, x: Tensor, g: Tensor, at_once: int) -> Tensor:
+        """[n, m, i, j, c] by a matrix product per record with all patches of its image ("im2col"), some at a time."""
+        (up, left), kernel = self.padding, self.weight.shape[2:]
+        x = F.pad(x, (left, left, up, up)).permute(0, 2, 3, 1).contiguous()
+        g = g.permute(0, 2, 3, 1)
+        patches = x.as_strided(
+            (len(x), *g.shape[1:3], *kernel, x.shape[3]),
+            (x.stride(0), *(x.stride(1 + d) * self.stride[d] for d in (0, 1)),
+             *(x.stride(1 + d) * self.dilation[d] for d in (0, 1)), 1),
+        )  # fmt: skip
+        out = x.new_empty(len(x), g.shape[3], kernel.numel() * x.shape[3])
+        for first in range(0, len(x), at_once):
+            rows = slice(first, first + at_once)
+            columns = patches[rows].flatten(3).flatten(1, 2)
+            torch.bmm(g[rows].flatten(1, 2).mT, columns, out=out[rows])
+        return out.view(len(x), g.shape[3], *kernel, x.shape[3])
 
 
 def forward(layer: Convolutional, book: Book, x: Tensor) -> Tensor:

@@ -49,10 +49,13 @@ def plus(total: Tensor | None, value: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class PerRecord:
-    """The gradients themselves. gradients: [n, ...], the rest in the shape of the parameter."""
+    """The gradients themselves. gradients: [n, ...], the rest in the shape of the parameter, or with its dimensions in
+    another `order`, () for the same: norms do not mind, and the sum is turned around once instead of every record.
+    """
 
     parameter: Tensor
     gradients: Tensor
+    order: tuple[int, ...] = ()
 
     @property
     def records(self) -> int:
@@ -66,7 +69,9 @@ class PerRecord:
 
     def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
         value = factors @ self.gradients.reshape(len(factors), self.parameter.numel())
-        return plus(total, value.view(self.parameter.shape))
+        order = self.order or tuple(range(self.parameter.dim()))
+        back = [order.index(d) for d in range(len(order))]
+        return plus(total, value.view([self.parameter.shape[d] for d in order]).permute(back))
 
 
 @dataclass(frozen=True, eq=False)

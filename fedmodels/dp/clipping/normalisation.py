@@ -43,9 +43,8 @@ class GroupNormal:
         per_channel = x.shape[1] // self.groups
         middle, spread = (v.repeat_interleave(per_channel, dim=1) for v in (mean, rstd))
         places = tuple(range(2, x.dim()))
-        shift = g.sum(places)
-        centred = x - middle.view(*middle.shape, *(1 for _ in places))
-        scale = (g * centred).sum(places) * spread
+        shift, product = (v.sum(places) if places else v for v in (g, g * x))
+        scale = (product - middle * shift) * spread
         return (dx,), _scale_and_shift(self.weight, self.bias, scale, shift)
 
     @staticmethod

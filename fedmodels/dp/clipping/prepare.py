@@ -106,6 +106,7 @@ def _supported(name: str, layer: nn.Module, own: dict[str, Tensor]) -> _Kind:
             where=name or "model",
             fix=f"use {', '.join(k.__name__ for k in _KINDS)}, or freeze its parameters",
         )
+    kind.check(layer)
     for key, parameter in own.items():
         if key.partition("_l")[0] not in _NAMES or parameter.dtype not in (torch.float32, torch.float64):
             raise PrivacyError(
@@ -113,5 +114,4 @@ def _supported(name: str, layer: nn.Module, own: dict[str, Tensor]) -> _Kind:
                 where=name or "model",
                 fix="remove reparametrisations such as weight_norm; train in float32",
             )
-    kind.check(layer)
     return kind

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from fedmodels.dp.clipping import cells
-from fedmodels.dp.clipping.book import Book, Gradients, Tensors
+from fedmodels.dp.clipping.book import Gradients, Recorder, Tensors
 from fedmodels.dp.clipping.entries import Entry, PerRecord, matrix_entry
 from fedmodels.errors import PrivacyError
 
@@ -89,7 +89,7 @@ State = Tensor | tuple[Tensor, Tensor]
 
 
 def forward(
-    layer: Layer, book: Book, x: Tensor | PackedSequence, initial: State | None = None
+    layer: Layer, book: Recorder, x: Tensor | PackedSequence, initial: State | None = None
 ) -> tuple[Tensor | PackedSequence, State]:
     """What `layer(x, initial)` returns, its gradients recorded."""
     lengths = None
@@ -116,7 +116,7 @@ def _initial(layer: Layer, x: Tensor, given: State | None) -> Tensors:
 
 
 def _layers(
-    layer: Layer, book: Book, x: Tensor, lengths: Tensor | None, initial: Tensors
+    layer: Layer, book: Recorder, x: Tensor, lengths: Tensor | None, initial: Tensors
 ) -> tuple[Tensor, list[Tensor]]:
     """(states of the last layer [n, t, h * directions], final state (and cell) of every layer and direction)."""
     directions = ("", "_reverse") if layer.bidirectional else ("",)
