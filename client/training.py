@@ -24,6 +24,7 @@ from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten, unflatten
 from fedmodels.study import ImageInput, Study, Training
 
+_SINGLE_PRECISION = 256  # records whose gradients are added in single precision
 _PLAIN_BATCH = 512  # records per forward pass where no per-sample gradients are held
 
 
@@ -62,27 +63,26 @@ def train_private(
     return LocalUpdate(flatten(model) - start, 0.0)
 
 
-def gradient_sum(study: Study, start: npt.NDArray[np.float32], data: Dataset, plan: Plan) -> npt.NDArray[np.float32]:
+def gradient_sum(study: Study, start: npt.NDArray[np.float32], data: Dataset, plan: Plan) -> npt.NDArray[np.float64]:
     """[D] the sum over one Poisson sample of patients of their clipped gradients at `start`, without noise.
 
     This is secret: it may leave the hospital only with noise added and masked. L2 sensitivity to one patient:
-    `plan.clip`, and what floating-point summation adds.
+    `plan.clip`, and what floating-point summation adds: single precision within 256 records, double beyond.
     """
     source = SecureSource()
     template = build_model(study)
     unflatten(template, start)
-    model = per_sample(template).train()
-    optimizer = PrivateOptimizer(_optimizer(model, study.training), plan, 1.0, source)
+    prepared = prepare(_laid_out(template, study))
+    model = prepared.model.train()
+    optimizer = PrivateOptimizer(prepared, _optimizer(model, study.training), plan, 1.0, source)
     rows = PoissonSampler(data.patients, plan.sampling_rate).draw(source)
-    chunk = physical_batch(template)
+    chunk = min(_SINGLE_PRECISION, physical_batch(prepared, *_one_record(study, data)))
+    total = np.zeros(start.size)
     for begin in range(0, len(rows), chunk):
         _backward(model, study, data.take(rows[begin : begin + chunk]))
         optimizer.accumulate()
-    parameters = model._module.state_dict(keep_vars=True)
-    sums = [getattr(parameters[name], "summed_grad", None) for name, _ in sorted(template.named_parameters())]
-    shapes = [p for _, p in sorted(template.named_parameters())]
-    parts = [torch.zeros_like(p) if s is None else s for p, s in zip(shapes, sums, strict=True)]
-    return torch.cat([part.detach().reshape(-1) for part in parts]).numpy()
+        total += optimizer.clipped_sum().numpy()
+    return total
 
 
 def train_plain(study: Study, start: npt.NDArray[np.float32], data: Dataset, seed: tuple[int, ...]) -> LocalUpdate:

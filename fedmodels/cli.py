@@ -147,6 +147,17 @@ def bench_secagg(
     command(as_json=json, quick=quick)
 
 
+@bench_app.command("dp")
+def bench_dp(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Three small models, 3 repetitions.")] = False,
+) -> None:
+    """A private training step beside the plain one and beside Opacus. About ten minutes, or one."""
+    from simulations.benchmarks.private_steps_command import private_steps as command
+
+    command(as_json=json, quick=quick)
+
+
 @bench_app.command("round")
 def bench_round(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,

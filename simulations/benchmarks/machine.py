@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("cryptography", "numpy", "torch", "flwr", "tenseal")
+_PACKAGES = ("cryptography", "numpy", "torch", "opacus", "flwr", "tenseal")
 
 
 @dataclass(frozen=True)

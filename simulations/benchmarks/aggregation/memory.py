@@ -54,12 +54,12 @@ def peak_growth(aggregate: Aggregate, contribute: Contribute, case: Case) -> int
 
 
 def _measure(connection: Connection, aggregate: Aggregate, words: int) -> None:
-    before = _status("VmRSS")
+    before = status("VmRSS")
     aggregate(connection, words)
-    connection.send(_status("VmHWM") - before)
+    connection.send(status("VmHWM") - before)
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     """A field of this process's status, in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

@@ -1,0 +1,1 @@
+"""What `fedmodels bench dp` compares: models, and ways of taking one private step."""

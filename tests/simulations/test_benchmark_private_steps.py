@@ -1,0 +1,63 @@
+"""`fedmodels bench dp`: its structure, that every contender takes steps, and what it leaves out."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedmodels.models.cnn import CnnSizes
+from simulations.benchmarks import private_steps as bench
+from simulations.benchmarks.steps.cases import cases
+from simulations.benchmarks.steps.contenders import CONTENDERS, OPACUS, OURS, STOCK
+
+
+@pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
+@pytest.mark.filterwarnings("ignore")
+def test_every_contender_takes_steps_of_a_small_model(contender):
+    case = cases()[0]
+    small = replace(case, batch=2, architecture=replace(case.architecture, sizes=CnnSizes(channels=(2,), dense=2)))
+    step = contender.prepare(small)
+    for _ in range(2):
+        step()
+
+
+def test_every_case_has_a_goal_and_opacus_does_not_run_out_of_memory():
+    assert {case.name for case in cases()} == set(bench.GOALS)
+    hooks = OPACUS[0]
+    wide = next(case for case in cases() if case.name == "article CNN 224")
+    assert "GB" in bench._left_out(replace(hooks, held=1000), wide)
+    assert bench._left_out(OURS, wide) == ""
+
+
+def test_goals_are_compared_with_the_best_of_opacus_and_unmeasured_ones_are_not_reached():
+    name = "GRU 48"
+    times = {STOCK.name: 10.0, OURS.name: 9.0, OPACUS[0].name: 50.0, OPACUS[1].name: 40.0, OPACUS[2].name: 80.0}
+    rows = [bench.Row(name, who, ms, ms / 10.0, 1, 1.7) for who, ms in times.items()]
+    found = {target.name: target for target in bench._targets(rows)}
+    assert found[f"{name}: step, times the plain one"].reached is True
+    assert found[f"{name}: times as fast as Opacus's best mode"].measured == pytest.approx(40 / 9)
+    assert found[f"{name}: peak memory, times the plain one"].reached is False
+    assert found["CNN 64: step, times the plain one"].reached is None
+
+
+@pytest.mark.slow
+def test_bench_dp_reports_every_contender_of_the_small_cases(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "fedmodels.cli", "bench", "dp", "--quick", "--json"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600, env=dict(os.environ),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    small = [case.name for case in cases() if case.small]
+    assert [(row["case"], row["contender"]) for row in report["rows"]] == [
+        (case, contender.name) for case in small for contender in CONTENDERS
+    ]
+    for row in report["rows"]:
+        assert row["milliseconds"] > 0
+        assert row["peak_bytes"] > 100e6
+    assert any(target["reached"] is not None for target in report["targets"])
+    assert report["machine"]["versions"]["opacus"].startswith("1.6")
