@@ -4,6 +4,7 @@ With a plan every step is one DP-SGD step (Abadi et al. 2016) on a Poisson sampl
 sampler feeds plain steps, repeatable by seed.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ from fedmodels.models.weights import flatten, unflatten
 from fedmodels.study import ImageInput, Study, Training
 
 _SINGLE_PRECISION = 256  # records whose gradients are added in single precision
+_SINGLE_PRECISION = 256  # records whose gradients are added in single precision
 _PLAIN_BATCH = 512  # records per forward pass where no per-sample gradients are held
 
 
@@ -36,6 +38,28 @@ class LocalUpdate:
     loss: float
 
 
+class _Private:
+    """Private steps of one hospital: the model as they need it, Poisson samples, sums of clipped gradients."""
+
+    def __init__(self, study: Study, start: npt.NDArray[np.float32], data: Dataset, plan: Plan, divisor: float) -> None:
+        self._study, self._data, self._source = study, data, SecureSource()
+        template = build_model(study)
+        unflatten(template, start)
+        prepared = prepare(_laid_out(template, study))
+        self.model = prepared.model.train()
+        self.optimizer = PrivateOptimizer(prepared, _optimizer(self.model, study.training), plan, divisor, self._source)
+        self._sampler = PoissonSampler(data.patients, plan.sampling_rate)
+        self._chunk = min(_SINGLE_PRECISION, physical_batch(prepared, *_one_record(study, data)))
+
+    def accumulate_batch(self) -> Iterator[None]:
+        """Add up the clipped gradients of one sample of patients; yields after each part that fits in memory."""
+        rows = self._sampler.draw(self._source)
+        for begin in range(0, len(rows), self._chunk):
+            _backward(self.model, self._study, self._data.take(rows[begin : begin + self._chunk]))
+            self.optimizer.accumulate()
+            yield
+
+
 def train_private(
     study: Study, start: npt.NDArray[np.float32], data: Dataset, plan: Plan, declared_size: int
 ) -> LocalUpdate:
@@ -44,23 +68,13 @@ def train_private(
     declared_size: the hospital's public size, which gives the divisor q * declared_size; the true number of patients
     is used for nothing. Randomness comes from the operating system alone.
     """
-    source = SecureSource()
-    template = build_model(study)
-    unflatten(template, start)
-    prepared = prepare(_laid_out(template, study))
-    model = prepared.model.train()
-    sgd = _optimizer(model, study.training)
-    optimizer = PrivateOptimizer(prepared, sgd, plan, plan.sampling_rate * declared_size, source)
-    sampler = PoissonSampler(data.patients, plan.sampling_rate)
-    chunk = physical_batch(prepared, *_one_record(study, data))
+    private = _Private(study, start, data, plan, plan.sampling_rate * declared_size)
     for _ in range(plan.steps_per_release):
-        rows = sampler.draw(source)
-        for begin in range(0, len(rows), chunk):
-            _backward(model, study, data.take(rows[begin : begin + chunk]))
-            optimizer.accumulate()
-        optimizer.step()
-        optimizer.zero_grad()
-    return LocalUpdate(flatten(model) - start, 0.0)
+        for _ in private.accumulate_batch():
+            pass
+        private.optimizer.step()
+        private.optimizer.zero_grad()
+    return LocalUpdate(flatten(private.model) - start, 0.0)
 
 
 def gradient_sum(study: Study, start: npt.NDArray[np.float32], data: Dataset, plan: Plan) -> npt.NDArray[np.float64]:
@@ -69,19 +83,9 @@ def gradient_sum(study: Study, start: npt.NDArray[np.float32], data: Dataset, pl
     This is secret: it may leave the hospital only with noise added and masked. L2 sensitivity to one patient:
     `plan.clip`, and what floating-point summation adds: single precision within 256 records, double beyond.
     """
-    source = SecureSource()
-    template = build_model(study)
-    unflatten(template, start)
-    prepared = prepare(_laid_out(template, study))
-    model = prepared.model.train()
-    optimizer = PrivateOptimizer(prepared, _optimizer(model, study.training), plan, 1.0, source)
-    rows = PoissonSampler(data.patients, plan.sampling_rate).draw(source)
-    chunk = min(_SINGLE_PRECISION, physical_batch(prepared, *_one_record(study, data)))
-    total = np.zeros(start.size)
-    for begin in range(0, len(rows), chunk):
-        _backward(model, study, data.take(rows[begin : begin + chunk]))
-        optimizer.accumulate()
-        total += optimizer.clipped_sum().numpy()
+    private, total = _Private(study, start, data, plan, 1.0), np.zeros(start.size)
+    for _ in private.accumulate_batch():
+        total += private.optimizer.clipped_sum().numpy()
     return total
 
 

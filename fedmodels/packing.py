@@ -126,7 +126,7 @@ class GradientPacking:
             plan.sampling_rate, plan.clip, plan.noise_multiplier, self.parameters, self.lattice.scale, shares
         )
 
-    def pack(self, gradient: npt.NDArray[np.float32], contributors: int, source: SecureSource) -> Vector:
+    def pack(self, gradient: npt.NDArray[np.float64], contributors: int, source: SecureSource) -> Vector:
         """[D] uint32: the encoded sum of clipped gradients and this hospital's share of the noise."""
         encoded, _ = self.lattice.encode(gradient)
         return encoded + self.mechanism(contributors).share(source).astype(np.int32).view(np.uint32)

@@ -74,7 +74,6 @@ class Centred(nn.Module):
         return self.scale * (x - x.mean(0))
 
 
-@pytest.mark.xfail(strict=True, reason="Opacus's validator asks only layers with weights, and guesses for unknown ones")
 @pytest.mark.parametrize("layer", [nn.Sequential(nn.ReLU(), nn.BatchNorm1d(8, affine=False)), Centred()])
 def test_rule_6_layers_without_weights_and_unknown_layers_are_refused_too(
     monkeypatch: pytest.MonkeyPatch, layer: nn.Module
