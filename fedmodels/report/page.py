@@ -68,6 +68,7 @@ def render(record: Record) -> str:
         study=record.study,
         result=record.result,
         private=record.study.privacy.mode != "none",
+        distributed=record.study.privacy.mode == "distributed",
         metrics=_METRICS,
         traffic=_traffic(record),
         charts=_charts(record),
@@ -77,7 +78,9 @@ def render(record: Record) -> str:
 def _traffic(record: Record) -> dict[str, int]:
     """Words of each vector and the most bytes of vectors that left any one hospital."""
     parameters = expected_parameters(record.study)
-    training = update_packing(record.study, record.roster, parameters).words
+    training = parameters  # mode `distributed`: a gradient and nothing beside it
+    if record.study.privacy.mode != "distributed":
+        training = update_packing(record.study, record.roster, parameters).words
     evaluation = evaluation_layout(record.study).length
     return {
         "parameters": parameters,

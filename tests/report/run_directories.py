@@ -23,7 +23,7 @@ columns = [{{ name = "age", high = 100 }}, {{ name = "lactate", high = 30 }}, {{
 
 [training]
 rounds = {rounds}
-local_steps = 5
+local_steps = {steps}
 
 [privacy]
 mode = "{mode}"
@@ -33,6 +33,11 @@ hospitals = 4
 """
 METRICS = {"n": 1203.0, "accuracy": 0.8412, "auroc": 0.9034, "auprc": 0.7111, "macro_f1": 0.802, "ece": 0.0412,
            "loss": 0.3555}  # fmt: skip
+OBSERVERS = {
+    "local": "everyone, also if secure aggregation were broken and all other hospitals colluded",
+    "distributed": "everyone who sees the model, and the coordinator together with up to 1 colluding hospitals, given "
+    "secure aggregation",
+}
 EXACT = {name: value * 1.01 for name, value in METRICS.items()}
 
 
@@ -48,7 +53,9 @@ def write_run(
 ) -> Path:
     """dropouts: (round, hospital, reason); that hospital is away from then on. no_evaluation: (hospital, reason)."""
     run.mkdir(parents=True, exist_ok=True)
-    study = STUDY.format(mode=mode, rounds=rounds, labels=json.dumps(labels), synthetic=str(simulation).lower())
+    study = STUDY.format(
+        mode=mode, rounds=rounds, steps=_steps(mode), labels=json.dumps(labels), synthetic=str(simulation).lower()
+    )
     roster = "".join(
         f'[[hospital]]\nname = "{name}"\nidentity_key = "{number:064x}"\ndeclared_size = {100 * number}\n'
         for number, name in enumerate(HOSPITALS, 1)
@@ -91,6 +98,10 @@ def change_result(run: Path, **changes: Any) -> None:
     (run / "result.json").write_text(json.dumps(kept))
 
 
+def _steps(mode: str) -> int:
+    return 1 if mode == "distributed" else 5
+
+
 def _round(number: int, mode: str, dropouts: tuple[tuple[int, str, str], ...]) -> dict[str, Any]:
     away = {name for first, name, _ in dropouts if first <= number}
     return {
@@ -98,7 +109,7 @@ def _round(number: int, mode: str, dropouts: tuple[tuple[int, str, str], ...]) -
         "hospitals": [name for name in HOSPITALS if name not in away],
         "loss": 0.7 / number**0.5 if mode == "none" else None,
         "update_norm": 2.5 / number,
-        "clipped": 3 if number == 1 else 0,
+        "clipped": 3 if number == 1 and mode != "distributed" else 0,
         "epsilon": 8.0 * (number / 14) ** 0.5 if mode != "none" else None,
         "seconds": 60.0 + number % 3,
     }
@@ -111,7 +122,7 @@ def _privacy(mode: str, rounds: int) -> dict[str, Any]:
                 "epsilon": dict.fromkeys(HOSPITALS), "steps": 0}  # fmt: skip
     return {
         **common,
-        "observer": "everyone, also if secure aggregation were broken and all other hospitals colluded",
+        "observer": OBSERVERS[mode],
         "delta": 1e-5,
         "epsilon": {name: 8.4041 + number / 8 for number, name in enumerate(HOSPITALS)},
         "epsilon_lower": dict.fromkeys(HOSPITALS, 7.3),
@@ -119,5 +130,5 @@ def _privacy(mode: str, rounds: int) -> dict[str, Any]:
         "noise_multiplier": 0.87654321,
         "sampling_rate": 0.1,
         "clip": 1.0,
-        "steps": (rounds + 1) * 5,
+        "steps": (rounds + 1) * _steps(mode),
     }

@@ -12,7 +12,7 @@ from server.rounds import Dropout, Outcome, RoundLine, Seconds
 from server.rundir import RunDirectory
 
 
-@pytest.mark.parametrize("mode", ["none", "local"])
+@pytest.mark.parametrize("mode", ["none", "local", "distributed"])
 def test_a_run_directory_of_the_server_is_read_back_and_reported(tmp_path, mode):
     files = write_run(tmp_path / "by-hand", mode=mode, rounds=2)
     study_text, roster_text = (files / "study.toml").read_bytes(), (files / "roster.toml").read_bytes()

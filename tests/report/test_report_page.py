@@ -27,6 +27,7 @@ DROPOUTS = ((5, "dublin", "no answer in time"),)
 VARIANTS = {
     "private": {},
     "private-simulation-dropouts": {"simulation": True, "dropouts": DROPOUTS},
+    "distributed": {"mode": "distributed", "dropouts": DROPOUTS},
     "none": {"mode": "none"},
     "none-simulation": {"mode": "none", "simulation": True},
     "one-round": {"rounds": 1},
@@ -126,6 +127,24 @@ def test_without_privacy_the_page_says_that_nothing_is_promised(tmp_path):
     assert "Mean training loss" in page.text
     assert "e epsilon" not in page.text
     assert "with noise" not in page.text
+
+
+def test_a_distributed_run_is_not_told_as_a_local_one(tmp_path):
+    """Who adds how much noise, what one vector holds, and whom the promise protects from."""
+    local, distributed = (page_of(write_run(tmp_path / mode, mode=mode)).text for mode in ("local", "distributed"))
+    for mine, theirs in (
+        ("adds its share of the noise", "adds all the noise itself"),
+        ("given secure aggregation", "also if secure aggregation were broken"),
+        ("257 × 4", "259 × 4"),
+        ("nothing else: no training loss and no count", "the clip count"),
+        ("12 rounds of 1 step of all hospitals together", "12 rounds of 5 local steps"),
+        ("by what a sum of gradients is divided", "they weigh the hospitals’ updates"),
+        ("the noise is exact", "the training noise is computed in floating point"),
+    ):
+        assert (mine in distributed, theirs in distributed) == (True, False), mine
+        assert (mine in local, theirs in local) == (False, True), theirs
+    assert "Clipped numbers" in local
+    assert "Clipped numbers" not in distributed
 
 
 @given(st.floats(min_value=0.0, max_value=1e12))
