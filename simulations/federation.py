@@ -101,6 +101,7 @@ def _policy(study: Study) -> str:
     budget = study.epsilon_total if study.privacy.mode != "none" else 1.0
     policy = {
         "modes": [study.privacy.mode],
+        "min_colluding": study.privacy.max_colluding,
         "epsilon_per_study": budget,
         "epsilon_lifetime": budget,
         "delta": study.privacy.delta,

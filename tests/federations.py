@@ -5,12 +5,23 @@ from pathlib import Path
 from flwr.clientapp import ClientApp
 
 from client.app import register
+from client.site import Site
+from fedmodels import secagg, wire
+from fedmodels.models.registry import build_model
+from fedmodels.models.weights import flatten
+from fedmodels.secagg.messages import SessionRequest, decode
 from fedmodels.settings import apply_settings
 from fedmodels.study import Study, parse_study
+from server.app import run_study
+from server.exchange import Exchange
+from server.rounds import RoundLine
 from simulations.cohorts import write_cohort
+from simulations.faults import Fault, Faults, FaultyGrid
 from simulations.federation import Federation, build_federation, natural
 from simulations.localgrid import LocalGrid
 
+RUN = bytes(16)
+DISTRIBUTED = ("privacy.mode=distributed", "training.local_steps=1")
 STUDY = """\
 [study]
 name = "tiny"
@@ -58,3 +69,63 @@ def tiny_federation(out: Path, *settings: str) -> Federation:
 
 def grid_of(federation: Federation) -> LocalGrid:
     return LocalGrid(register(ClientApp()), [{"site": str(site)} for site in federation.sites])
+
+
+def lose(session: int, *nodes: int, kind: str = "train") -> Faults:
+    """The uploads of these nodes to one session never arrive."""
+
+    def faults(request: wire.Request, node: int) -> Fault:
+        hit = isinstance(request, wire.ContributeRequest) and request.kind == kind and node in nodes
+        if hit and decode(request.session, SessionRequest).session == session:
+            return "cut off"
+        return "none"
+
+    return faults
+
+
+def run(tmp_path: Path, *settings: str, faults: Faults = lambda *_: "none") -> tuple[dict, list[RoundLine], Federation]:
+    federation = tiny_federation(tmp_path, *settings)
+    grid = FaultyGrid(register(ClientApp()), [{"site": str(site)} for site in federation.sites], faults)
+    lines: list[RoundLine] = []
+    try:
+        result = run_study(
+            Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run", lines.append
+        )
+    finally:
+        grid.close()
+    return result, lines, federation
+
+
+def charges(federation: Federation) -> list[int]:
+    return [len([c for c in Site(path).ledger.charges() if c.kind == "train"]) for path in federation.sites]
+
+
+class Coordinator:
+    """The least that a coordinator does, by hand, with the real protocol."""
+
+    def __init__(self, sites: list[Site], run: bytes = RUN) -> None:
+        first = sites[0]
+        self.sites, self.run = sites, run
+        self.aggregator = secagg.Aggregator(wire.terms(first.study, first.roster, run))
+        self.open = secagg.open_session
+        if first.study.federation.on_dropout == "recover":
+            self.open = secagg.open_recovery
+        self.model = flatten(build_model(first.study))
+        for site in sites:
+            reply, _ = site.handle(wire.SetupRequest(run, first.study.digest, first.roster.digest), None)
+            assert isinstance(reply, wire.SetupReply)
+            self.aggregator = secagg.collect(self.aggregator, reply.key_message)
+
+    def request(self, kind: wire.Kind = "train", round_: int = 1, number: int | None = None) -> wire.ContributeRequest:
+        self.aggregator, session = self.open(
+            self.aggregator,
+            number or self.aggregator.next_session,
+            tuple(s.name for s in self.sites),
+            wire.model_digest(kind, round_, self.model),
+            self.model.size + 2,
+        )
+        return wire.ContributeRequest(self.run, kind, round_, session.request, secagg.relay(self.aggregator))
+
+
+def sites_of(tmp_path: Path, *settings: str) -> list[Site]:
+    return [Site(path) for path in tiny_federation(tmp_path, *settings).sites]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federations import tiny_federation
+from federations import DISTRIBUTED, RUN, Coordinator, sites_of
 
 import client.site
 from client.contribution import Task, update_vector
@@ -21,39 +21,6 @@ from fedmodels.errors import DataError, FedmodelsError, ProtocolError, Refused, 
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
 from fedmodels.secagg.messages import SessionRequest, encode
-
-RUN = bytes(16)
-
-
-class Coordinator:
-    """The least that a coordinator does, by hand, with the real protocol."""
-
-    def __init__(self, sites: list[Site], run: bytes = RUN) -> None:
-        first = sites[0]
-        self.sites, self.run = sites, run
-        self.aggregator = secagg.Aggregator(wire.terms(first.study, first.roster, run))
-        self.open = secagg.open_session
-        if first.study.federation.on_dropout == "recover":
-            self.open = secagg.open_recovery
-        self.model = flatten(build_model(first.study))
-        for site in sites:
-            reply, _ = site.handle(wire.SetupRequest(run, first.study.digest, first.roster.digest), None)
-            assert isinstance(reply, wire.SetupReply)
-            self.aggregator = secagg.collect(self.aggregator, reply.key_message)
-
-    def request(self, kind: wire.Kind = "train", round_: int = 1, number: int | None = None) -> wire.ContributeRequest:
-        self.aggregator, session = self.open(
-            self.aggregator,
-            number or self.aggregator.next_session,
-            tuple(s.name for s in self.sites),
-            wire.model_digest(kind, round_, self.model),
-            self.model.size + 2,
-        )
-        return wire.ContributeRequest(self.run, kind, round_, session.request, secagg.relay(self.aggregator))
-
-
-def sites_of(tmp_path: Path, *settings: str) -> list[Site]:
-    return [Site(path) for path in tiny_federation(tmp_path, *settings).sites]
 
 
 def snapshot(site: Site) -> dict[str, bytes]:
@@ -156,8 +123,9 @@ def test_a_session_below_the_smallest_number_of_hospitals_is_refused(tmp_path: P
     assert site.ledger.charges() == []
 
 
-def test_planned_uploads_end_the_study_and_no_message_changes_that(tmp_path: Path) -> None:
-    coordinator = Coordinator(sites_of(tmp_path, "training.rounds=1", "federation.max_retries=1"))
+@pytest.mark.parametrize("mode", [(), DISTRIBUTED])
+def test_planned_uploads_end_the_study_and_no_message_changes_that(tmp_path: Path, mode: tuple[str, ...]) -> None:
+    coordinator = Coordinator(sites_of(tmp_path, "training.rounds=1", "federation.max_retries=1", *mode))
     site = coordinator.sites[0]
     for _ in range(2):
         site.handle(coordinator.request(), coordinator.model)
@@ -171,6 +139,24 @@ def test_planned_uploads_end_the_study_and_no_message_changes_that(tmp_path: Pat
         site.handle(coordinator.request("evaluate"), coordinator.model)
     assert caught.value.rule == "evaluations"
     assert snapshot(site) == before
+
+
+@pytest.mark.parametrize("mode", [(), DISTRIBUTED])
+def test_without_the_count_of_uploads_the_budget_itself_ends_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: tuple[str, ...]
+) -> None:
+    """And without that, too, nothing would end it: the two are all there is."""
+    settings = ("training.rounds=1", "federation.max_retries=0", "privacy.evaluation_epsilon=0.1")
+    coordinator = Coordinator(sites_of(tmp_path, *settings, *mode))
+    site = coordinator.sites[0]
+    monkeypatch.setattr(client.site, "check_releases", lambda *_: None)
+    site.handle(coordinator.request(), coordinator.model)
+    with pytest.raises(Refused) as caught:
+        site.handle(coordinator.request(), coordinator.model)
+    assert caught.value.rule == "study-epsilon"
+    assert len(site.ledger.charges()) == 1
+    monkeypatch.setattr(client.site, "check_budget", lambda *_: None)
+    site.handle(coordinator.request(), coordinator.model)
 
 
 def test_the_same_noisy_counts_leave_again_at_no_more_cost_but_under_new_masks(tmp_path: Path) -> None:

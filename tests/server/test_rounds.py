@@ -5,51 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federations import grid_of, tiny_federation
+from federations import charges, grid_of, lose, run, tiny_federation
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.app import register
 from client.site import Site
 from fedmodels import wire
 from fedmodels.errors import RunError, UsageError
-from fedmodels.secagg.messages import RecoverRequest, SessionRequest, decode
+from fedmodels.secagg.messages import RecoverRequest, decode
 from fedmodels.study import Roster
 from server.app import run_study
 from server.exchange import Exchange
-from server.rounds import RoundLine
-from simulations.faults import Fault, Faults, FaultyGrid
-from simulations.federation import Federation
+from simulations.faults import Fault
 from simulations.localgrid import LocalGrid
-
-
-def lose(session: int, *nodes: int, kind: str = "train") -> Faults:
-    """The uploads of these nodes to one session never arrive."""
-
-    def faults(request: wire.Request, node: int) -> Fault:
-        hit = isinstance(request, wire.ContributeRequest) and request.kind == kind and node in nodes
-        if hit and decode(request.session, SessionRequest).session == session:
-            return "cut off"
-        return "none"
-
-    return faults
-
-
-def run(tmp_path: Path, *settings: str, faults: Faults = lambda *_: "none") -> tuple[dict, list[RoundLine], Federation]:
-    federation = tiny_federation(tmp_path, *settings)
-    grid = FaultyGrid(register(ClientApp()), [{"site": str(site)} for site in federation.sites], faults)
-    lines: list[RoundLine] = []
-    try:
-        result = run_study(
-            Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run", lines.append
-        )
-    finally:
-        grid.close()
-    return result, lines, federation
-
-
-def charges(federation: Federation) -> list[int]:
-    return [len([c for c in Site(path).ledger.charges() if c.kind == "train"]) for path in federation.sites]
 
 
 def test_without_dropouts_every_round_has_every_hospital(tmp_path: Path) -> None:

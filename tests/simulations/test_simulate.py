@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from federations import STUDY
+from federations import DISTRIBUTED, STUDY
 from safetensors.numpy import load_file
 
 from client.ledger import epsilon_of
@@ -85,8 +85,9 @@ def test_pooled_data_are_divided_among_a_number_of_hospitals() -> None:
 
 
 @pytest.mark.parametrize("on_dropout", ["retry", "recover"])
-def test_a_study_finishes_though_hospitals_drop_out_at_every_stage(on_dropout: str) -> None:
-    settings = [f"federation.on_dropout={on_dropout}", "training.rounds=6", "privacy.max_colluding=0"]
+@pytest.mark.parametrize("mode", [("training.local_steps=2",), DISTRIBUTED])
+def test_a_study_finishes_though_hospitals_drop_out_at_every_stage(on_dropout: str, mode: tuple[str, ...]) -> None:
+    settings = [f"federation.on_dropout={on_dropout}", "training.rounds=6", "privacy.max_colluding=0", *mode]
     result = run("a", *settings, drop=0.2)
     assert result["rounds_completed"] == 6
     assert len(result["dropouts"]) > 2
