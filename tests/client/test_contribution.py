@@ -47,10 +47,18 @@ def test_the_divisor_is_the_declared_size_and_never_the_true_one() -> None:
 
 
 def test_a_patient_scaled_by_a_million_moves_an_update_by_at_most_clip_over_divisor() -> None:
+    """With the label for which the patient's loss is not flat: on the other side nothing would have to be clipped."""
     data = patients(20)
-    extreme = replace(data, x=np.concatenate([data.x[:-1], data.x[-1:] * 1e6]))
-    without = data.take(range(19))
-    assert np.linalg.norm(step(extreme) - step(without)) <= 1.0 / 100 + 1e-6
+    x = np.concatenate([data.x[:-1], data.x[-1:] * 1e6])
+    without = step(data.take(range(19)))
+
+    def moved(label: int, plan: Plan = QUIET) -> float:
+        extreme = replace(data, x=x, y=np.append(data.y[:-1], label))
+        return float(np.linalg.norm(step(extreme, plan=plan) - without)) * 100
+
+    wrong = max((0, 1), key=moved)
+    assert 0.99 < moved(wrong) <= 1.0 + 1e-4
+    assert moved(wrong, replace(QUIET, clip=1e12, noise_multiplier=1e-20)) > 100.0  # the control: no clip
 
 
 def test_a_patient_with_many_records_moves_an_update_no_more_than_one_with_a_single_record() -> None:

@@ -1,7 +1,7 @@
 """The hospital's policy: every rule refuses by its own name, and nothing else does."""
 
 import pytest
-from federations import tiny_study
+from federations import DISTRIBUTED, tiny_study
 
 from client.policy import DEFAULT, Policy, check_budget, check_study
 from fedmodels import strict_toml
@@ -27,6 +27,31 @@ def test_a_study_beyond_the_policy_is_refused_by_rule(rule: str, settings: list[
         check_study(Policy(), tiny_study(*settings))
     assert caught.value.rule == rule
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(("least", "colluding", "refused"), [(1, 1, False), (0, 0, False), (1, 0, True), (3, 2, True)])
+def test_a_distributed_study_must_withstand_as_many_colluding_hospitals_as_the_policy_says(
+    least: int, colluding: int, refused: bool
+) -> None:
+    """In mode `local` it need not withstand any: each hospital's noise is all its own."""
+    settings = (f"privacy.max_colluding={colluding}", "federation.min_contributors=4")
+    check_study(Policy(min_colluding=least), tiny_study(*settings))
+    study = tiny_study(*DISTRIBUTED, *settings)
+    if not refused:
+        check_study(Policy(min_colluding=least), study)
+        return
+    with pytest.raises(Refused) as caught:
+        check_study(Policy(min_colluding=least), study)
+    assert caught.value.rule == "min-colluding"
+
+
+@pytest.mark.parametrize("mode", ["local", "distributed"])
+def test_a_mode_is_allowed_by_its_own_name_only(mode: str) -> None:
+    study = tiny_study("training.local_steps=1", f"privacy.mode={mode}")
+    check_study(Policy(modes=(mode,)), study)
+    with pytest.raises(Refused) as caught:
+        check_study(Policy(modes=tuple({"none", "local", "distributed"} - {mode})), study)
+    assert caught.value.rule == "mode"
 
 
 def test_a_study_with_too_small_sums_is_refused() -> None:
