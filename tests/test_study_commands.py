@@ -1,0 +1,71 @@
+"""`study new` and `study check` of mode `distributed`: what they promise, against whom, and that nothing else does."""
+
+import io
+import tomllib
+from pathlib import Path
+
+import pytest
+from federations import DISTRIBUTED, tiny_study
+from rich.console import Console
+
+from fedmodels.commands import study as commands
+from fedmodels.commands.study import explain, study_check, study_new
+from fedmodels.dp.plan import plan_for
+from fedmodels.errors import FileError
+from fedmodels.study import parse_study
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    text = io.StringIO()
+    monkeypatch.setattr(commands, "_console", Console(file=text, width=200))
+    return text
+
+
+def said(screen: io.StringIO) -> str:
+    return " ".join(screen.getvalue().replace("│", " ").split())
+
+
+def test_a_new_distributed_study_takes_one_step_a_round_and_many_rounds(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    study_new(file, "x", "mlp", "a,b", "distributed", 4, 3.0)
+    study = parse_study(file.read_text())
+    assert (study.privacy.mode, study.privacy.epsilon, study.federation.on_dropout) == ("distributed", 3.0, "retry")
+    assert (study.training.local_steps, study.training.rounds) == (1, 100)
+    assert "one step per round" in file.read_text()
+    with pytest.raises(FileError, match="one step per round"):
+        parse_study(file.read_text().replace("local_steps = 1 ", "local_steps = 5 "))
+
+
+def test_new_studies_differ_between_modes_in_nothing_but_mode_rounds_and_steps(tmp_path: Path) -> None:
+    written = {}
+    for mode in ("local", "distributed"):
+        study_new(tmp_path / mode, "x", "mlp", "a,b", mode, 4, 3.0)
+        written[mode] = tomllib.loads((tmp_path / mode).read_text())
+        for section, key in (("privacy", "mode"), ("training", "rounds"), ("training", "local_steps")):
+            del written[mode][section][key]
+    assert written["local"] == written["distributed"]
+
+
+def test_check_tells_what_a_distributed_study_promises(tmp_path: Path, screen: io.StringIO) -> None:
+    file = tmp_path / "study.toml"
+    study_new(file, "x", "mlp", "a,b", "distributed", 4, 3.0)
+    study_check(file)
+    text, plan = said(screen), plan_for(parse_study(file.read_text()))
+    assert plan is not None
+    for part in (
+        "100 of 1 local steps", "mode distributed: the hospitals together, also without 1 of them, add noise of "
+        f"{plan.noise_multiplier:.2f} times the clip", "whether any one patient's whole record was used changes the "
+        "sums over hospitals", f"{plan.epsilon(plan.releases):.2f} with all retries", "up to 1 colluding hospitals",
+        "it rests on secure aggregation", "everyone who sees the model",
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_the_modes_are_not_explained_alike() -> None:
+    """`local` says that it holds against everyone; of `distributed` that would be false."""
+    local, distributed = (explain(study, plan_for(study)) for study in (tiny_study(), tiny_study(*DISTRIBUTED)))
+    assert "also if secure aggregation were broken" in local
+    assert "also if secure aggregation were broken" not in distributed
+    assert "rests on secure aggregation" in distributed
+    assert "rests on secure aggregation" not in local
