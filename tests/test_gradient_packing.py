@@ -44,6 +44,16 @@ def test_a_sum_decodes_to_the_mean_gradient_with_everybodys_noise() -> None:
     assert -three * 0.1 * (400 + 90 + 250) == pytest.approx(-found.update * divisor)
 
 
+def test_the_noise_norm_that_is_told_is_that_of_the_noise_in_the_mean() -> None:
+    """Of 40,000 coordinates, to within five standard errors: of four hospitals' noise, and of three."""
+    packing = replace(PACKING, parameters=40_000)
+    for names in (NAMES, NAMES[1:]):
+        nothing = np.zeros(packing.parameters, np.float32)
+        vectors = [packing.pack(nothing, len(names), source(name)) for name in names]
+        found = packing.unpack(np.sum(vectors, axis=0, dtype=np.uint32), names)
+        assert np.linalg.norm(found.update) == pytest.approx(found.noise_norm, rel=0.018)
+
+
 def test_nothing_but_the_gradient_and_the_noise_rides_inside() -> None:
     """The control: an update's vector also tells a loss and how many numbers were clipped."""
     gradient = gradients()["h0"]
@@ -52,7 +62,7 @@ def test_nothing_but_the_gradient_and_the_noise_rides_inside() -> None:
     assert vector.shape == (PACKING.words,) == gradient.shape
     rest = vector.view(np.int32) - noise - np.rint(gradient.astype(np.float64) * PACKING.lattice.scale)
     assert not rest.any()
-    found = PACKING.unpack(vector, ("h0",))
+    found = PACKING.unpack(vector, NAMES)
     assert (found.loss, found.clipped) == (0.0, 0)
 
     update = UpdatePacking(gradient.size, 1e-3, SIZES)
