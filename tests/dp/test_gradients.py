@@ -90,9 +90,9 @@ def test_noise_ignores_torchs_seed() -> None:
 def test_clip_factors_never_exceed_the_clip_and_are_zero_for_what_is_not_finite() -> None:
     norms = torch.tensor([0.0, 0.5, 1.0, 3.0, float("inf"), float("nan")], dtype=torch.float64)
     factors = clip_factors(norms, 1.0)
-    assert bool((factors[:4] * norms[:4] <= 1.0).all())
+    assert bool((factors[:4] * norms[:4] * (1.0 + 1e-5) <= 1.0).all())  # norms may be wrong by so much
     assert factors[4:].tolist() == [0.0, 0.0]
-    assert factors[1].item() == pytest.approx(1.0, abs=1e-5)
+    assert factors[1].item() == pytest.approx(1.0, abs=5e-5)
 
 
 @pytest.mark.parametrize("divisor", [0.0, -1.0, float("nan"), float("inf")])
