@@ -75,7 +75,17 @@ class Coordinator:
         self._consortium = Consortium(study, roster, exchange, run_id)
         self._plan = plan_for(study)
         self._state = initial_state(flatten(build_model(study, study.training.seed)).astype(np.float64), study)
+        self._packing = self._pack()
         self._asked = dict.fromkeys(roster.sizes, 0)
+
+    def _pack(self) -> UpdatePacking | GradientPacking:
+        parameters = self._state.model.size
+        if not self._plan or self._plan.mode == "local":
+            return update_packing(self._study, self._roster, parameters)
+        packing = gradient_packing(self._study, self._roster, self._plan, parameters)
+        for contributors in (self._study.federation.min_contributors, len(self._roster.sizes)):
+            packing.mechanism(contributors)  # noise that no lattice can hold is refused before anything is charged
+        return packing
 
     def rounds(self) -> Iterator[RoundLine]:
         """Set up and train; each line is one finished round."""
@@ -111,16 +121,11 @@ class Coordinator:
         return self._study.privacy.mode != "none" or self._study.federation.on_dropout == "retry"
 
     def _train(self, number: int) -> tuple[MeanUpdate, tuple[str, ...]]:
-        model = self._state.model.astype(np.float32)
-        packing: UpdatePacking | GradientPacking
-        if self._plan and self._plan.mode == "distributed":
-            packing = gradient_packing(self._study, self._roster, self._plan, model.size)
-        else:
-            packing = update_packing(self._study, self._roster, model.size)
         for name in self._consortium.present:
             self._asked[name] += 1
-        total, hospitals = self._consortium.sum("train", number, model, packing.words)
-        return packing.unpack(total, hospitals), hospitals
+        model = self._state.model.astype(np.float32)
+        total, hospitals = self._consortium.sum("train", number, model, self._packing.words)
+        return self._packing.unpack(total, hospitals), hospitals
 
     def _advance(self, number: int, mean: MeanUpdate, hospitals: tuple[str, ...], start: float) -> RoundLine:
         stepping = time.monotonic()
