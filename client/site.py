@@ -192,9 +192,9 @@ class Site:
         vector = self._vector(request, len(asked.contributors), data, model)
         after: secagg.State
         if self.study.federation.on_dropout == "recover":
-            after, upload = secagg.upload_recover(state, request.session, digest, vector, os.urandom)
+            after, upload = secagg.upload_recover(state, request.session, digest, vector, os.urandom, in_place=True)
         else:
-            after, upload = secagg.upload(state, request.session, digest, vector)
+            after, upload = secagg.upload(state, request.session, digest, vector, in_place=True)
         self._files(request.run_id).keep_upload(upload)
         self._files(request.run_id).save(after)
         return self._send(request, upload, spent)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedmodels.errors import LocalProtocolError, RemoteProtocolError
-from fedmodels.secagg.keystream import Vector, is_vector, mask_and_sum
+from fedmodels.secagg.keystream import Vector, is_vector, mask_in_place
 from fedmodels.secagg.messages import (
     RecoverRequest,
     SessionRequest,
@@ -109,11 +109,14 @@ def _bad_key(hospital: str, what: str) -> RemoteProtocolError:
     return RemoteProtocolError(what, where=f"hospital {hospital}", fix="begin a new run, with new keys")
 
 
-def upload(state: State, request: bytes, model_digest: bytes, vector: Vector) -> tuple[Ready, Upload]:
+def upload(
+    state: State, request: bytes, model_digest: bytes, vector: Vector, *, in_place: bool = False
+) -> tuple[Ready, Upload]:
     """Mask `vector` for exactly the contributors of the session, and ratchet all chain keys past it.
 
     request: an encoded `SessionRequest`. model_digest: 32 bytes, computed *here* over the global model and the round
-    parameters that this hospital received, never taken from the coordinator. vector: uint32, left as it is.
+    parameters that this hospital received, never taken from the coordinator. vector: uint32, left as it is; in_place:
+    it becomes the `Upload`'s vector instead, which saves a copy.
 
     Formal guarantee: unless every contributor uploads for the same set-up, session, model and contributors, what
     leaves is uniformly random to everybody but these contributors. No state can mask for the same session twice.
@@ -129,8 +132,9 @@ def upload(state: State, request: bytes, model_digest: bytes, vector: Vector) ->
     current = begin_upload(ready, asked, model_digest, vector)
     binding = session_digest(ready.transcript, asked, model_digest)
     seeds = pair_seeds(current, asked, binding)
-    masked, proof = mask_and_sum(
-        vector,
+    masked = vector if in_place else vector.copy()
+    proof = mask_in_place(
+        masked,
         plus=[seed for peer, seed in seeds.items() if ready.name < peer],
         minus=[seed for peer, seed in seeds.items() if ready.name > peer],
         session=binding,

@@ -48,15 +48,18 @@ def add_masks(vector: Vector, plus: Sequence[Secret], minus: Sequence[Secret]) -
     return masked
 
 
-def mask_and_sum(
+def mask_in_place(
     vector: Vector, plus: Sequence[Secret], minus: Sequence[Secret], session: bytes, sender: str
-) -> tuple[Vector, bytes]:
-    """`add_masks`, and the `checksum` of its result, computed while each chunk is still in the cache."""
-    masked, gmac = np.empty_like(vector), _gmac(session, sender)
-    for part in _mask_chunks(vector, masked, plus, minus):
+) -> bytes:
+    """`add_masks` in the memory of `vector`; returns the `checksum` of the result.
+
+    The checksum is made while each chunk is still in the cache.
+    """
+    gmac = _gmac(session, sender)
+    for part in _mask_chunks(vector, vector, plus, minus):
         gmac.authenticate_additional_data(part.data.cast("B"))
     gmac.finalize()
-    return masked, gmac.tag
+    return gmac.tag
 
 
 def _mask_chunks(vector: Vector, masked: Vector, plus: Sequence[Secret], minus: Sequence[Secret]) -> Iterator[Vector]:
@@ -67,7 +70,8 @@ def _mask_chunks(vector: Vector, masked: Vector, plus: Sequence[Secret], minus: 
     for chunk in range(-(-vector.size // _CHUNK_WORDS)):
         place = slice(chunk * _CHUNK_WORDS, (chunk + 1) * _CHUNK_WORDS)
         part = masked[place]
-        part[...] = vector[place]
+        if masked is not vector:
+            part[...] = vector[place]
         zeros, stream, buffer = _ZEROS[: part.nbytes], words[: part.size], scratch[: part.nbytes + _TAG_BYTES]
         nonce = chunk.to_bytes(_NONCE_BYTES, "big")
         for cipher, combine in masks:

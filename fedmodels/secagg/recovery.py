@@ -11,7 +11,7 @@ restarts would release the other kind of secret for a member of D.
 
 from fedmodels.errors import RemoteProtocolError
 from fedmodels.secagg.contributor import Upload, begin_upload, check_request, end_upload, pair_seeds
-from fedmodels.secagg.keystream import Vector, mask_and_sum
+from fedmodels.secagg.keystream import Vector, mask_in_place
 from fedmodels.secagg.messages import Pairs, RecoverHeader, RevealPairs, RevealShares, Shares, decode, encode
 from fedmodels.secagg.primitives import Label, Randomness, Secret, derive, digest, seal, unseal
 from fedmodels.secagg.shamir import is_scalar, scalars, split
@@ -39,10 +39,12 @@ def upload_recover(
     model_digest: bytes,
     vector: Vector,
     random: Randomness,
+    *,
+    in_place: bool = False,
 ) -> tuple[Uploaded, Upload]:
     """Mask `vector` for the contributors of the session, share the self mask among them, and ratchet the chain keys.
 
-    request: an encoded `RecoverRequest`. model_digest, vector, errors and sharp edges: as `contributor.upload`.
+    request: an encoded `RecoverRequest`. model_digest, vector, in_place, errors, sharp edges: as `contributor.upload`.
     An earlier session that was not unmasked is abandoned: its keys are erased with the old state.
 
     Formal guarantee: what leaves is uniformly random to everybody who does not hold both the self mask (t shares) and
@@ -55,8 +57,9 @@ def upload_recover(
     seeds = pair_seeds(current, asked, binding)
     # enter() has established that the terms are those of `recover`, which have a threshold
     polynomial = scalars(before.terms.threshold or 0, random)
-    masked, proof = mask_and_sum(
-        vector,
+    masked = vector if in_place else vector.copy()
+    proof = mask_in_place(
+        masked,
         plus=[self_mask(polynomial[0], binding, name), *(seed for peer, seed in seeds.items() if name < peer)],
         minus=[seed for peer, seed in seeds.items() if name > peer],
         session=binding,

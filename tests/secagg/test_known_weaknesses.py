@@ -112,7 +112,7 @@ def test_number_of_examples_and_metrics_in_clear():
         sizes.add(len(sent.header))
     assert len(sizes) == 1
     assert set(inspect.signature(secagg.upload_recover).parameters) == {
-        "state", "request", "model_digest", "vector", "random",
+        "state", "request", "model_digest", "vector", "random", "in_place",
     }  # fmt: skip
 
 

@@ -211,3 +211,13 @@ def test_a_repeated_request_is_recognised_so_that_the_stored_upload_can_be_sent_
         secagg.upload(after, session.request, MODEL, np.ones(1, np.uint32))
     after, _ = secagg.upload(after, other.request, MODEL, np.zeros(1, np.uint32))
     assert not secagg.is_repeat(after, session.request, MODEL)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_vector_is_masked_in_place_only_where_that_is_asked_for(in_place):
+    states, aggregator = set_up(make_terms(3))
+    _, session = secagg.open_session(aggregator, 1, names(3), MODEL, 5)
+    vector, before = np.arange(5, dtype=np.uint32), np.arange(5, dtype=np.uint32)
+    _, sent = secagg.upload(states["hospital-0"], session.request, MODEL, vector, in_place=in_place)
+    assert (sent.vector is vector) == in_place
+    assert np.array_equal(vector, before) != in_place

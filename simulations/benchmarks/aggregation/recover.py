@@ -34,7 +34,7 @@ def _prepare(case: Case, inputs: Inputs) -> RunRound:
             vector = inputs.integers(i)
             with clock.phase("mask", timed=name == first):
                 states[name], upload = secagg.upload_recover(
-                    states[name], session.request, MODEL_DIGEST, vector, os.urandom
+                    states[name], session.request, MODEL_DIGEST, vector, os.urandom, in_place=True
                 )
             with clock.phase("add"):
                 session.add(upload.header, upload.vector)

@@ -76,7 +76,9 @@ def _prepare(case: Case, inputs: Inputs) -> RunRound:
             for i, name in enumerate(uploading):
                 vector = inputs.integers(i)
                 with clock.phase("mask", timed=i == 0):
-                    states[name], upload = secagg.upload(states[name], session.request, MODEL_DIGEST, vector)
+                    states[name], upload = secagg.upload(
+                        states[name], session.request, MODEL_DIGEST, vector, in_place=True
+                    )
                 with clock.phase("add"):
                     session.add(upload.header, upload.vector)
             bytes_up += len(upload.header) + upload.vector.nbytes
