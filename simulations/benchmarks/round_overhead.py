@@ -217,7 +217,7 @@ def _open_plain(
 
 
 def _upload_plain(
-    state: secagg.Ready, _request: bytes, _digest: bytes, vector: secagg.Vector
+    state: secagg.Ready, _request: bytes, _digest: bytes, vector: secagg.Vector, **_: bool
 ) -> tuple[secagg.Ready, secagg.Upload]:
     return state, secagg.Upload(state.name.encode(), vector)
 
@@ -245,10 +245,10 @@ def _replaced(spent: list[float], *, plain: bool) -> Iterator[None]:
 
 
 def _timed(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:  # noqa: ANN401 - whatever the function takes
+    def call(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - whatever the function takes
         start = time.perf_counter()
         try:
-            return function(*arguments)
+            return function(*arguments, **named)
         finally:
             spent.append(time.perf_counter() - start)
 
