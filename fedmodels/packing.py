@@ -18,7 +18,7 @@ _LOSS_UNITS = 1000  # lattice units of one unit of loss
 _MAX_LOSS = 1000.0
 _EXTRA_WORDS = 2
 _LATTICE_WORDS = 1 << 31
-_FINENESS = 100  # a clip is at least this many times sqrt(D) lattice units
+_FINENESS = 100  # times sqrt(D) lattice units in a clip, where noise does not fill the lattice
 _NOISE_DEVIATIONS = 13  # of the summed noise that fit beside the sums; more wrap around, at a cost in accuracy alone
 _BINS, _NOISY_BINS = 256, 32
 
@@ -84,7 +84,7 @@ class GradientPacking:
 
     Nothing else is in it: a loss or a count would be a release without noise. All constants are public. No sum within
     six standard deviations of the largest hospital's expected batch is clipped, unless that would leave so coarse a
-    lattice that rounding costs more than 1% of sensitivity.
+    lattice that rounding costs more than about 1% of sensitivity.
     """
 
     parameters: int

@@ -41,8 +41,8 @@ class Card(Strict, frozen=True):
 def save_model(directory: Path, model: nn.Module, study: Study) -> None:
     """Write the study's trained model into an existing directory; each file is replaced at once or not at all.
 
-    model: as `build_model` made it, or with Opacus's recurrent layers, but without a wrapper. `RunError` if its weights
-    are not those of the study's model, or not finite.
+    model: as `build_model` made it, without a wrapper. `RunError` if its weights are not those of the study's model, or
+    not finite.
     """
     design = architecture(study)
     tensors = {name: p.detach().to("cpu").contiguous() for name, p in sorted(model.named_parameters())}

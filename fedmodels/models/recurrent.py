@@ -1,7 +1,7 @@
 """Recurrent networks: series [batch, steps, features] or text [batch, tokens], with valid lengths -> logits.
 
-There is exactly one `nn.LSTM` or `nn.GRU`, one layer deep and without dropout inside, so that private training can put
-Opacus's layer in its place. torch gives each gate two bias vectors, of which only the sum matters.
+There is exactly one stock `nn.LSTM` or `nn.GRU`, one layer deep and without dropout inside. torch gives each gate two
+bias vectors, of which only the sum matters.
 """
 
 from functools import partial
@@ -87,7 +87,7 @@ def _series(cell: type[nn.LSTM] | type[nn.GRU], sizes: SeriesSizes, input_: Seri
 
 
 def _text(cell: type[nn.LSTM] | type[nn.GRU], sizes: TextSizes, input_: TextInput, outputs: int) -> nn.Module:
-    # No padding_idx: the lengths keep padding out, and Opacus's per-sample gradients do not know of padding_idx.
+    # No padding_idx: the lengths keep padding out.
     encoder = nn.Embedding(input_.vocabulary, sizes.embedding)
     return Recurrent(
         encoder, initialise.recurrent(cell(sizes.embedding, sizes.hidden, batch_first=True)), sizes, outputs

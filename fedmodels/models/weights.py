@@ -1,6 +1,6 @@
 """A model's weights as one vector, in ascending order of parameter names.
 
-By name, because position is not stable: Opacus's recurrent layers list the same parameters in another order.
+By name, because position is not stable: Opacus's own recurrent layers, for one, list them in another order.
 """
 
 import numpy as np

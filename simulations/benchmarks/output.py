@@ -1,7 +1,7 @@
 """What the commands of `fedmodels bench` print alike."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
@@ -10,6 +10,16 @@ from rich.console import Console
 from simulations.benchmarks.machine import Machine
 
 _COLUMNS = 146
+
+
+@dataclass(frozen=True)
+class Target:
+    """A goal of the project. reached: None where this run says nothing about it."""
+
+    name: str
+    goal: str
+    measured: float | None
+    reached: bool | None
 
 
 def wide_console() -> Console:

@@ -13,6 +13,7 @@ from statistics import median
 
 from fedmodels import allocator
 from simulations.benchmarks.machine import Machine, this_machine
+from simulations.benchmarks.output import Target
 from simulations.benchmarks.steps import cases as models
 from simulations.benchmarks.steps.cases import Case, cases
 from simulations.benchmarks.steps.contenders import CONTENDERS, OPACUS, OURS, STOCK, Contender, Step
@@ -59,16 +60,6 @@ class Row:
     peak_bytes: int | None = None
     memory_times_stock: float | None = None
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A goal of the project. reached: None when this run did not measure it."""
-
-    name: str
-    goal: str
-    measured: float | None
-    reached: bool | None
 
 
 @dataclass(frozen=True)

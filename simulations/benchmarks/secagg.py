@@ -30,6 +30,7 @@ from simulations.benchmarks.aggregation.floor import measure as measure_floor
 from simulations.benchmarks.aggregation.floor import sample as sample_floor
 from simulations.benchmarks.aggregation.memory import peak_growth
 from simulations.benchmarks.machine import Machine, this_machine
+from simulations.benchmarks.output import Target
 
 CONTENDERS = (retry.CONTENDER, recover.CONTENDER, flower.CONTENDER, ckks.CONTENDER, plain.CONTENDER)
 REFERENCE = flower.CONTENDER
@@ -105,16 +106,6 @@ class Memory:
     case: Case
     bytes: int
     model_sizes: float
-
-
-@dataclass(frozen=True)
-class Target:
-    """A goal of the project. reached: None when this run did not measure it."""
-
-    name: str
-    goal: str
-    measured: float | None
-    reached: bool | None
 
 
 @dataclass(frozen=True)

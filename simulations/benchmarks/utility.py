@@ -14,7 +14,6 @@ from functools import partial
 from multiprocessing import get_context
 from statistics import fmean, stdev
 
-import numpy as np
 import torch
 
 from fedmodels import allocator
@@ -24,6 +23,7 @@ from fedmodels.models.registry import build_model
 from fedmodels.models.weights import unflatten
 from simulations.benchmarks.baselines import Predictor, scores, train_pooled
 from simulations.benchmarks.machine import Machine, this_machine
+from simulations.benchmarks.output import Target
 from simulations.benchmarks.private_training import (
     Weights,
     train_alone,
@@ -52,16 +52,6 @@ class Point:
     mean: float
     standard_error: float
     scores: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A goal of the project. reached: None where the gap is too small to say anything."""
-
-    name: str
-    goal: str
-    measured: float
-    reached: bool | None
 
 
 @dataclass(frozen=True)
@@ -184,7 +174,7 @@ def _targets(problem: Problem, result: Result) -> Iterator[Target]:
         gap = pooled - local
         for row, goal in ((DISTRIBUTED, 0.95), (CAUTIOUS, 0.85)):
             if row in rows:
-                closed = (result.point(row, epsilon).mean - local) / gap if gap else np.nan
+                closed = (result.point(row, epsilon).mean - local) / gap if gap else math.nan
                 yield Target(
                     f"{at}: part of the gap {gap:.3f} to local closed by {row}", f">= {goal}", closed,
                     closed >= goal if gap >= 0.02 else None,
