@@ -13,36 +13,43 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from fedmodels.errors import RemoteProtocolError
+from fedmodels.joining import HEAD_BYTES
 from fedmodels.secagg import Terms
 from fedmodels.study import Name, Roster, Strict, Study
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 RunId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Opaque = Annotated[bytes, Meta(max_length=1 << 20)]
+Head = Annotated[bytes, Meta(max_length=HEAD_BYTES)]
 Kind = Literal["train", "evaluate"]
 T = TypeVar("T")
 
 
 class SetupRequest(Strict, frozen=True, tag="setup"):
-    """Asks a hospital to take part in a run of a study that it has approved."""
+    """Asks a hospital to take part in a run of a study that it has approved.
+
+    heads: the last signed ledger head (`fedmodels.joining.sign_head`) that the coordinator holds of each hospital.
+    """
 
     run_id: RunId
     study_digest: Digest
     roster_digest: Digest
+    heads: dict[Name, Head] = msgspec.field(default_factory=dict)
 
 
 class SetupReply(Strict, frozen=True, tag="setup-reply"):
-    """The hospital's name and its signed ephemeral key."""
+    """The hospital's name, its signed ephemeral key and the signed head of its ledger; empty before the first row."""
 
     hospital: Name
     key_message: Opaque
+    head: Head = b""
 
 
 class ContributeRequest(Strict, frozen=True, tag="contribute"):
     """Asks for one masked contribution to a session of secure aggregation; the global model rides beside it.
 
     round counts training rounds from 1; session is the encoded request of `fedmodels.secagg`; relay: the signed keys
-    of all hospitals, empty once every hospital has them.
+    of all hospitals, empty once every hospital has them; heads: as in `SetupRequest`.
     """
 
     run_id: RunId
@@ -50,6 +57,7 @@ class ContributeRequest(Strict, frozen=True, tag="contribute"):
     round: Annotated[int, Meta(ge=0)]
     session: Opaque
     relay: Opaque = b""
+    heads: dict[Name, Head] = msgspec.field(default_factory=dict)
 
 
 class UnmaskRequest(Strict, frozen=True, tag="unmask"):
@@ -78,9 +86,10 @@ class PresenceReply(Strict, frozen=True, tag="presence-reply"):
 
 
 class ContributeReply(Strict, frozen=True, tag="contribute-reply"):
-    """The header of a masked vector that travels beside it."""
+    """The header of a masked vector that travels beside it, and the head of the ledger that it was charged to."""
 
     header: Opaque
+    head: Head = b""
 
 
 class Refusal(Strict, frozen=True, tag="refusal"):
