@@ -4,6 +4,7 @@ The coordinator only ever holds signed public keys, masked vectors and their sum
 away until they answer again; a sum is asked of those who are present.
 """
 
+import os
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -15,23 +16,17 @@ import numpy.typing as npt
 from fedmodels import secagg, wire
 from fedmodels.errors import RemoteProtocolError, RoundAborted, RunError
 from fedmodels.study import Roster, Study
+from server.checkpoint import Checkpoint, Journal
 from server.exchange import Answer, Exchange
+from server.heads import Heads
+from server.records import Dropout
 
 _NODE_POLL_SECONDS = 0.2
+_RUN_ID_BYTES = 16
 _QUICK_SECONDS = 30.0  # for an answer that needs no work at the hospital
 
 Vector = npt.NDArray[np.uint32]
 Session = secagg.Session | secagg.RecoverSession
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """A hospital that did not contribute to a session, and why, in the words of its refusal or node."""
-
-    round: int
-    kind: wire.Kind
-    hospital: str
-    reason: str
 
 
 @dataclass
@@ -50,9 +45,10 @@ class Clock:
 class Consortium:
     """Set-up once, then any number of sums."""
 
-    def __init__(self, study: Study, roster: Roster, exchange: Exchange, run_id: bytes) -> None:
-        self._study, self._roster, self._exchange, self._run_id = study, roster, exchange, run_id
-        self._aggregator = secagg.Aggregator(wire.terms(study, roster, run_id))
+    def __init__(self, study: Study, roster: Roster, exchange: Exchange, journal: Journal | None = None) -> None:
+        self._study, self._roster, self._exchange, self._journal = study, roster, exchange, journal
+        self._heads = Heads(roster, journal)
+        self._aggregator = secagg.Aggregator(wire.terms(study, roster, os.urandom(_RUN_ID_BYTES)))
         self._nodes: dict[str, int] = {}
         self._away: set[str] = set()
         self._informed: set[str] = set()  # hospitals that have all keys
@@ -60,15 +56,40 @@ class Consortium:
         self.clock = Clock()
 
     @property
+    def run_id(self) -> bytes:
+        return self._aggregator.terms.run_id
+
+    @property
+    def next_session(self) -> int:
+        return self._aggregator.next_session
+
+    @property
+    def keys(self) -> bytes:
+        """The signed keys of all hospitals, once the set-up is over."""
+        return secagg.relay(self._aggregator)
+
+    @property
+    def ready(self) -> bool:
+        return not self._aggregator.missing
+
+    @property
     def present(self) -> tuple[str, ...]:
         """The hospitals that are not away, in roster order."""
         return tuple(name for name in self._roster.sizes if name not in self._away)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Take up a run that was set up before. All hospitals are away until they answer."""
+        terms = wire.terms(self._study, self._roster, checkpoint.run_id)
+        self._aggregator = secagg.resume(terms, checkpoint.keys, checkpoint.next_session)
+        self._away = set(self._roster.sizes)
+        self.dropouts = list(checkpoint.dropouts)
+        self.clock.totals.update(checkpoint.seconds)
 
     def set_up(self) -> None:
         """Collect every hospital's signed key; `RunError` names those that did not answer in time, and why."""
         start = time.monotonic()
         deadline = start + self._study.federation.timeout_seconds
-        request = wire.SetupRequest(self._run_id, self._study.digest, self._roster.digest)
+        request = wire.SetupRequest(self.run_id, self._study.digest, self._roster.digest, self._heads.all())
         problems: dict[int, str] = {}
         while self._aggregator.missing and (left := deadline - time.monotonic()) > 0:
             silent = set(self._exchange.nodes()) - problems.keys() - set(self._nodes.values())
@@ -93,6 +114,7 @@ class Consortium:
             return reason(answer) if isinstance(answer.reply, wire.Refusal) else ""
         hospital, known = answer.reply.hospital, self._nodes.get(answer.reply.hospital, answer.node)
         try:
+            self._heads.check(hospital, answer.reply.head)
             collected = secagg.collect(self._aggregator, answer.reply.key_message)
         except RemoteProtocolError as error:
             return error.what
@@ -100,6 +122,7 @@ class Consortium:
             return "it gave another hospital's name or key"
         self._aggregator = collected
         self._nodes[hospital] = answer.node
+        self._heads.note(hospital, answer.reply.head)
         return ""
 
     def gather(self, *, again: bool = False) -> None:
@@ -133,11 +156,20 @@ class Consortium:
         return len(self._roster.hospital) if self._study.privacy.mode == "none" else federation.min_contributors
 
     def _ask_away(self) -> None:
-        nodes = {self._nodes[name]: name for name in sorted(self._away)}
-        request = wire.PresenceRequest(self._run_id)
-        for answer in self._exchange.ask(dict.fromkeys(nodes, request), _QUICK_SECONDS):
-            if isinstance(answer.reply, wire.PresenceReply):
-                self._away.discard(nodes[answer.node])
+        """Ask the nodes of those who are away, and, in a resumed run, nodes of which it is not known whose they are."""
+        unknown = self._away - self._nodes.keys()
+        known = [self._nodes[name] for name in sorted(self._away - unknown)]
+        strangers = set(self._exchange.nodes()) - set(self._nodes.values()) if unknown else set()
+        request = wire.PresenceRequest(self.run_id)
+        for answer in self._exchange.ask(dict.fromkeys([*known, *sorted(strangers)], request), _QUICK_SECONDS):
+            if not isinstance(answer.reply, wire.PresenceReply):
+                continue
+            hospital = answer.reply.hospital
+            if answer.node in strangers and hospital in unknown:
+                unknown.discard(hospital)
+                self._nodes[hospital] = answer.node
+            if self._nodes.get(hospital) == answer.node:
+                self._away.discard(hospital)
 
     def sum(
         self, kind: wire.Kind, number: int, model: npt.NDArray[np.float32], words: int
@@ -149,7 +181,7 @@ class Consortium:
         """
         session = self._open(kind, number, model, words)
         relay = b"" if self._informed >= set(self.present) else secagg.relay(self._aggregator)
-        request = wire.ContributeRequest(self._run_id, kind, number, session.request, relay)
+        request = wire.ContributeRequest(self.run_id, kind, number, session.request, relay, self._heads.all())
         reasons = dict.fromkeys(self.present, "no answer in time")
         with Kept() as kept:
             try:
@@ -160,6 +192,8 @@ class Consortium:
             except RoundAborted as error:
                 self._lose(error.missing, number, kind, reasons)
                 raise
+            finally:
+                self._heads.keep()
         contributors = self.present
         if isinstance(session, secagg.RecoverSession):
             contributors = session.survivors
@@ -168,6 +202,8 @@ class Consortium:
 
     def _open(self, kind: wire.Kind, number: int, model: npt.NDArray[np.float32], words: int) -> Session:
         digest, session = wire.model_digest(kind, number, model), self._aggregator.next_session
+        if self._journal:
+            self._journal.open_session(session + 1)
         arguments = (self._aggregator, session, self.present, digest, words)
         opened: Session
         if self._study.federation.on_dropout == "recover":
@@ -191,7 +227,7 @@ class Consortium:
             start = time.monotonic()
             for answer in self._exchange.ask(dict.fromkeys(silent, request), timeout, model):
                 now, name = self.clock.spend(purpose, start), silent[answer.node]
-                reasons[name] = _add(session, answer, name)
+                reasons[name] = self._add(session, answer, name)
                 if name not in session.missing and answer.array is not None:
                     self._informed.add(name)
                     if isinstance(session, secagg.RecoverSession):
@@ -199,13 +235,27 @@ class Consortium:
                 start = self.clock.spend("aggregation", now)
             self.clock.spend("waiting", start)
 
+    def _add(self, session: Session, answer: Answer, name: str) -> str:
+        """Add a contribution; returns why it could not be, or an empty string."""
+        if not isinstance(answer.reply, wire.ContributeReply) or answer.array is None:
+            return reason(answer)
+        try:
+            self._heads.check(name, answer.reply.head)
+            session.add(answer.reply.header, answer.array)
+        except RemoteProtocolError as error:
+            return error.what
+        if name in session.missing:
+            return "it sent another hospital's contribution"
+        self._heads.note(name, answer.reply.head)
+        return ""
+
     def _unmask(self, session: secagg.RecoverSession, kept: "Kept", reasons: dict[str, str]) -> None:
         """Steps A and B: what the masks that did not cancel were, from those who are still there."""
         start = time.monotonic()
         while requests := session.advance(kept.get):
             start = self.clock.spend("aggregation", start)
             nodes = {self._nodes[name]: name for name in requests}
-            messages = {node: wire.UnmaskRequest(self._run_id, requests[name]) for node, name in nodes.items()}
+            messages = {node: wire.UnmaskRequest(self.run_id, requests[name]) for node, name in nodes.items()}
             for answer in self._exchange.ask(messages, _QUICK_SECONDS):
                 reasons[nodes[answer.node]] = _answer(session, answer)
             start = self.clock.spend("waiting", start)
@@ -235,17 +285,6 @@ class Kept:
     def get(self, name: str) -> Vector | None:
         path = self._path(name)
         return np.load(path) if path.exists() else None
-
-
-def _add(session: Session, answer: Answer, name: str) -> str:
-    """Add a contribution; returns why it could not be, or an empty string."""
-    if not isinstance(answer.reply, wire.ContributeReply) or answer.array is None:
-        return reason(answer)
-    try:
-        session.add(answer.reply.header, answer.array)
-    except RemoteProtocolError as error:
-        return error.what
-    return "" if name not in session.missing else "it sent another hospital's contribution"
 
 
 def _answer(session: secagg.RecoverSession, answer: Answer) -> str:

@@ -26,33 +26,13 @@ from fedmodels.packing import (
     update_packing,
 )
 from fedmodels.study import Roster, Study, check_roster
-from server.consortium import Consortium, Dropout
+from server.checkpoint import Checkpoint, Journal
+from server.consortium import Consortium
 from server.exchange import Exchange
 from server.optimiser import initial_state, server_step
+from server.records import Dropout, RoundLine, Seconds
 
 _EVALUATION_ATTEMPTS = 5
-
-
-@dataclass(frozen=True)
-class RoundLine:
-    """One finished training round, as written to `rounds.jsonl`. loss: None where privacy forbids to tell it."""
-
-    round: int
-    hospitals: tuple[str, ...]
-    loss: float | None
-    update_norm: float
-    clipped: int
-    epsilon: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """Wall time: waiting for trained contributions; adding, decoding and stepping; waiting for anything else."""
-
-    training: float = 0.0
-    aggregation: float = 0.0
-    waiting: float = 0.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,31 +47,55 @@ class Outcome:
 
 
 class Coordinator:
-    """One run. `rounds()` yields a line as each round ends; `finish()` evaluates and gives the outcome."""
+    """One run. `rounds()` yields a line as each round ends; `finish()` evaluates and gives the outcome.
 
-    def __init__(self, study: Study, roster: Roster, exchange: Exchange, run_id: bytes) -> None:
+    journal: where the run is kept so that it can go on after a crash; None in a simulation. A line is yielded when its
+    round is on disk.
+    """
+
+    def __init__(self, study: Study, roster: Roster, exchange: Exchange, journal: Journal | None = None) -> None:
         check_roster(study, roster)
-        self._study, self._roster = study, roster
-        self._consortium = Consortium(study, roster, exchange, run_id)
+        self.study, self.roster, self._journal = study, roster, journal
+        self._consortium = Consortium(study, roster, exchange, journal)
         self._plan = plan_for(study)
         self._state = initial_state(flatten(build_model(study, study.training.seed)).astype(np.float64), study)
         self._packing = self._pack()
         self._asked = dict.fromkeys(roster.sizes, 0)
+        self._retries, self._done = study.federation.max_retries, 0
 
     def _pack(self) -> UpdatePacking | GradientPacking:
         parameters = self._state.model.size
         if not self._plan or self._plan.mode == "local":
-            return update_packing(self._study, self._roster, parameters)
-        packing = gradient_packing(self._study, self._roster, self._plan, parameters)
-        for contributors in (self._study.federation.min_contributors, len(self._roster.sizes)):
+            return update_packing(self.study, self.roster, parameters)
+        packing = gradient_packing(self.study, self.roster, self._plan, parameters)
+        for contributors in (self.study.federation.min_contributors, len(self.roster.sizes)):
             packing.mechanism(contributors)  # noise that no lattice can hold is refused before anything is charged
         return packing
 
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on where `checkpoint` was written, instead of setting up."""
+        self._state, self._retries, self._done = checkpoint.state, checkpoint.retries, checkpoint.round
+        self._asked = dict(checkpoint.asked)
+        self._consortium.resume(checkpoint)
+        if self._done == self.study.training.rounds:
+            return
+        if checkpoint.retries < 0:
+            raise RunError(
+                "the study's `federation.max_retries` are used up by rounds that the coordinator lost",
+                fix="approve a study with more retries, and begin a new run",
+            )
+        if not self._may_repeat and max(self._asked.values()) > self._done:
+            raise RunError(
+                "the coordinator was stopped in the middle of a round that must not be run twice",
+                fix="without privacy a `recover` round is never repeated (sums could be subtracted): begin a new run",
+            )
+
     def rounds(self) -> Iterator[RoundLine]:
         """Set up and train; each line is one finished round."""
-        self._consortium.set_up()
-        retries = self._study.federation.max_retries
-        for number in range(1, self._study.training.rounds + 1):
+        if not self._consortium.ready:
+            self._consortium.set_up()
+            self._keep()
+        for number in range(self._done + 1, self.study.training.rounds + 1):
             start, again = time.monotonic(), False
             while True:
                 self._consortium.gather(again=again)
@@ -99,15 +103,35 @@ class Coordinator:
                     mean, hospitals = self._train(number)
                     break
                 except RoundAborted as error:
-                    self._check_repeat(error, retries)
-                    retries, again = retries - 1, True
-            yield self._advance(number, mean, hospitals, start)
+                    self._check_repeat(error)
+                    self._retries, again = self._retries - 1, True
+            line = self._advance(number, mean, hospitals, start)
+            self._keep(line)
+            yield line
 
-    def _check_repeat(self, error: RoundAborted, retries: int) -> None:
+    def _keep(self, line: RoundLine | None = None) -> None:
+        if not self._journal:
+            return
+        consortium = self._consortium
+        self._journal.save(
+            Checkpoint(
+                run_id=consortium.run_id,
+                keys=consortium.keys,
+                next_session=consortium.next_session,
+                state=self._state,
+                retries=self._retries,
+                asked=self._asked,
+                dropouts=tuple(consortium.dropouts),
+                seconds=consortium.clock.totals,
+                line=line,
+            )
+        )
+
+    def _check_repeat(self, error: RoundAborted) -> None:
         """Raise `RunError` unless an aborted round may be run again."""
         if not self._may_repeat:
             fix = "without privacy a `recover` round is never run twice (sums could be subtracted): start a new run"
-        elif retries < 1:
+        elif self._retries < 1:
             fix = (
                 "the study's `federation.max_retries` are used up; a new run of this study draws on the same budget: "
                 "approve a study with more retries where hospitals are often away"
@@ -118,7 +142,7 @@ class Coordinator:
 
     @property
     def _may_repeat(self) -> bool:
-        return self._study.privacy.mode != "none" or self._study.federation.on_dropout == "retry"
+        return self.study.privacy.mode != "none" or self.study.federation.on_dropout == "retry"
 
     def _train(self, number: int) -> tuple[MeanUpdate, tuple[str, ...]]:
         for name in self._consortium.present:
@@ -129,7 +153,7 @@ class Coordinator:
 
     def _advance(self, number: int, mean: MeanUpdate, hospitals: tuple[str, ...], start: float) -> RoundLine:
         stepping = time.monotonic()
-        self._state = server_step(self._state, mean, self._study)
+        self._state = server_step(self._state, mean, self.study)
         if not np.isfinite(self._state.model.astype(np.float32)).all():
             raise RunError(f"the model diverged in round {number}", fix="lower the learning rates in `[training]`")
         now = self._consortium.clock.spend("aggregation", stepping)
@@ -150,15 +174,15 @@ class Coordinator:
         An aborted evaluation is run again a few times: a hospital draws its noise once, so that repeating costs no
         more epsilon. Where it does not succeed, the outcome has no metrics.
         """
-        layout, model = evaluation_layout(self._study), self._state.average.astype(np.float32)
+        layout, model = evaluation_layout(self.study), self._state.average.astype(np.float32)
         measured: dict[str, float] = {}
         for _ in range(_EVALUATION_ATTEMPTS if self._may_repeat else 1):
             try:
                 self._consortium.gather()
-                total, _ = self._consortium.sum("evaluate", self._study.training.rounds, model, layout.length)
+                total, _ = self._consortium.sum("evaluate", self.study.training.rounds, model, layout.length)
             except (RoundAborted, RunError):
                 continue
-            measured = metrics(unpack_counts(total, self._roster), layout)
+            measured = metrics(unpack_counts(total, self.roster), layout)
             break
         seconds = Seconds(**self._consortium.clock.totals)
         return Outcome(model, measured, tuple(self._consortium.dropouts), dict(self._asked), seconds)

@@ -16,27 +16,57 @@ from fedmodels.models.registry import build_model
 from fedmodels.models.weights import unflatten
 from fedmodels.report.page import write_report
 from fedmodels.study import Roster, Study
-from server.rounds import Outcome, RoundLine
+from server.records import RoundLine
+from server.rounds import Outcome
 
 _PACKAGES = ("fedmodels", "flwr", "torch", "opacus", "cryptography", "dp-accounting", "numpy")
 
 
 class RunDirectory:
-    """A new run directory; refuses one that holds a run already, so that nothing is lost."""
+    """A run's files. Public, and replaced or appended to so that a crash leaves whole lines and whole files."""
 
-    def __init__(self, path: Path, study: bytes, roster: bytes) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, study: bytes, roster: bytes) -> "RunDirectory":
+        """A new run directory; refuses one that holds a run already, so that nothing is lost."""
         if (path / "rounds.jsonl").exists():
             raise UsageError("there is a run in this folder already", where=str(path), fix="name a new folder")
         path.mkdir(parents=True, exist_ok=True)
-        self.path = path
         write_synced(path / "study.toml", study)
         write_synced(path / "roster.toml", roster)
         write_synced(path / "rounds.jsonl", b"")
+        return cls(path)
+
+    @classmethod
+    def reopen(cls, path: Path, line: RoundLine | None) -> "RunDirectory":
+        """A run directory whose run was cut off. line: the last finished round, which may not be written yet."""
+        if not (path / "rounds.jsonl").exists():
+            raise UsageError("there is no run in this folder", where=str(path), fix="name a run directory")
+        if (path / "result.json").exists():
+            raise UsageError("this run is finished", where=str(path), fix="see its report.html, or begin a new run")
+        directory = cls(path)
+        written = (path / "rounds.jsonl").read_bytes().splitlines(keepends=True)
+        whole = [row for row in written if row.endswith(b"\n")]
+        if len(whole) < (line.round if line else 0):
+            whole.append(_row(line))
+        if whole != written:
+            write_synced(path / "rounds.jsonl", b"".join(whole))
+        return directory
+
+    @property
+    def study(self) -> Path:
+        return self.path / "study.toml"
+
+    @property
+    def roster(self) -> Path:
+        return self.path / "roster.toml"
 
     def add(self, line: RoundLine) -> None:
         """Append one finished round."""
         with (self.path / "rounds.jsonl").open("ab") as file:
-            file.write(msgspec.json.encode(line) + b"\n")
+            file.write(_row(line))
 
     def finish(self, study: Study, roster: Roster, outcome: Outcome) -> dict[str, Any]:
         """Write model, result and report; returns the content of `result.json`."""
@@ -48,6 +78,10 @@ class RunDirectory:
         write_report(self.path)
         result: dict[str, Any] = json.loads(text)
         return result
+
+
+def _row(line: RoundLine | None) -> bytes:
+    return msgspec.json.encode(line) + b"\n"
 
 
 def _result(study: Study, roster: Roster, outcome: Outcome) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from fedmodels.errors import UsageError
 from fedmodels.files import read_text
 from fedmodels.settings import apply_settings
 from fedmodels.study import Study, parse_study
-from server.rounds import RoundLine
+from server.records import RoundLine
 from simulations.cohorts import Kind, read_cohort, write_cohort
 from simulations.federation import HospitalData, build_federation, natural, partitioned
 from simulations.partition import Partition

@@ -14,7 +14,7 @@ from fedmodels.settings import apply_settings
 from fedmodels.study import Study, parse_study
 from server.app import run_study
 from server.exchange import Exchange
-from server.rounds import RoundLine
+from server.records import RoundLine
 from simulations.cohorts import write_cohort
 from simulations.faults import Fault, Faults, FaultyGrid
 from simulations.federation import Federation, build_federation, natural

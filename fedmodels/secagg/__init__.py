@@ -70,7 +70,7 @@ each as 8 bytes big-endian length and content. Names are UTF-8, in ascending ord
 Messages are MessagePack maps with exactly the fields of `messages`, in that order.
 """
 
-from fedmodels.secagg.aggregator import Aggregator, Session, collect, open_session, relay
+from fedmodels.secagg.aggregator import Aggregator, Session, collect, open_session, relay, resume
 from fedmodels.secagg.contributor import Upload, begin_setup, check_request, finish_setup, is_repeat, upload
 from fedmodels.secagg.encoding import Lattice
 from fedmodels.secagg.keystream import Vector
@@ -110,6 +110,7 @@ __all__ = [
     "open_recovery",
     "open_session",
     "relay",
+    "resume",
     "reveal",
     "reveal_pairs",
     "reveal_shares",

@@ -59,6 +59,19 @@ def relay(state: Aggregator) -> bytes:
     return encode(SetupKeys(tuple(state.keys[name] for name in state.terms.roster)))
 
 
+def resume(terms: Terms, keys: bytes, next_session: int) -> Aggregator:
+    """The state of a set-up that is over, from what `relay` gave and the smallest session number not yet used.
+
+    For a coordinator that was restarted: hospitals go on with the run that they were set up for. A number that was
+    used before is refused by every hospital, so whoever resumes keeps the number on disk before a session opens.
+    """
+    state = Aggregator(terms, next_session=next_session)
+    for key in decode(keys, SetupKeys).keys:
+        state = collect(state, encode(key))
+    _require_complete(state)
+    return state
+
+
 def _require_complete(state: Aggregator) -> None:
     if state.missing:
         raise LocalProtocolError(

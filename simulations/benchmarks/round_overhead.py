@@ -32,7 +32,8 @@ from fedmodels.models.registry import build_model, parameter_count
 from fedmodels.settings import apply_settings
 from fedmodels.study import parse_roster, parse_study
 from server.exchange import Exchange
-from server.rounds import Coordinator, RoundLine
+from server.records import RoundLine
+from server.rounds import Coordinator
 from simulations.benchmarks.machine import Machine, this_machine
 from simulations.cohorts import write_cohort
 from simulations.federation import Federation, build_federation, natural
@@ -162,7 +163,7 @@ def _rounds(federation: Federation) -> Iterator[Iterator[RoundLine]]:
     study, roster = parse_study(federation.study_file.read_text()), parse_roster(federation.roster_file.read_text())
     grid = LocalGrid(register(ClientApp()), [{"site": str(site)} for site in federation.sites])
     try:
-        coordinator = Coordinator(study, roster, Exchange(grid), os.urandom(16))
+        coordinator = Coordinator(study, roster, Exchange(grid))
         yield coordinator.rounds()
     finally:
         grid.close()

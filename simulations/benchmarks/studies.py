@@ -29,7 +29,7 @@ from fedmodels.models.batches import predict
 from fedmodels.settings import apply_settings
 from fedmodels.study import Study, parse_study
 from server.app import OnRound
-from server.rounds import RoundLine
+from server.records import RoundLine
 from simulations.benchmarks.baselines import Predictor, scores, train_linear, train_pooled
 from simulations.benchmarks.rows import TABLES, Row
 from simulations.federation import HospitalData, build_federation, natural, partitioned

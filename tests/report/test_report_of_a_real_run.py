@@ -8,7 +8,8 @@ from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
 from fedmodels.report.record import read_record
 from fedmodels.study import parse_roster, parse_study
-from server.rounds import Dropout, Outcome, RoundLine, Seconds
+from server.records import Dropout, RoundLine, Seconds
+from server.rounds import Outcome
 from server.rundir import RunDirectory
 
 
@@ -17,7 +18,7 @@ def test_a_run_directory_of_the_server_is_read_back_and_reported(tmp_path, mode)
     files = write_run(tmp_path / "by-hand", mode=mode, rounds=2)
     study_text, roster_text = (files / "study.toml").read_bytes(), (files / "roster.toml").read_bytes()
     study, roster = parse_study(study_text.decode()), parse_roster(roster_text.decode())
-    directory = RunDirectory(tmp_path / "run", study_text, roster_text)
+    directory = RunDirectory.create(tmp_path / "run", study_text, roster_text)
     private = mode != "none"
     for number in (1, 2):
         directory.add(
