@@ -266,6 +266,18 @@ class Study(Strict, frozen=True):
         return _digest(b"fedmodels/study/v1", self)
 
     @property
+    def observer(self) -> str:
+        """Whom the study's privacy protects patients from, in words."""
+        if self.privacy.mode == "none":
+            return "nobody: without noise the published model may reveal patients"
+        if self.privacy.mode == "local":
+            return "everyone, also if secure aggregation were broken and all other hospitals colluded"
+        colluding = {0: "alone", 1: "together with one colluding hospital"}.get(
+            self.privacy.max_colluding, f"together with up to {self.privacy.max_colluding} colluding hospitals"
+        )
+        return f"everyone who sees the model, and the coordinator {colluding}, given secure aggregation"
+
+    @property
     def epsilon_total(self) -> float:
         """Planned epsilon of the study: training plus evaluation; infinite without privacy."""
         if self.privacy.mode == "none":

@@ -108,11 +108,11 @@ def _privacy(study: Study, asked: dict[str, int]) -> dict[str, Any]:
     privacy, plan = study.privacy, plan_for(study)
     common: dict[str, Any] = {"scope": "this run only", "unit": privacy.unit, "adjacency": privacy.adjacency}
     if plan is None:
-        return {**common, "observer": "nobody: without noise the published model may reveal patients",
+        return {**common, "observer": study.observer,
                 "delta": None, "epsilon": dict.fromkeys(asked), "steps": 0}  # fmt: skip
     return {
         **common,
-        "observer": _observer(study, plan),
+        "observer": study.observer,
         "delta": plan.delta,
         "epsilon": {name: _epsilon(plan, releases, privacy.evaluation_epsilon) for name, releases in asked.items()},
         "epsilon_lower": {name: epsilon_bounds(plan.event(n), plan.delta).lower for name, n in asked.items()},
@@ -122,15 +122,6 @@ def _privacy(study: Study, asked: dict[str, int]) -> dict[str, Any]:
         "clip": plan.clip,
         "steps": max(asked.values()) * plan.steps_per_release,
     }
-
-
-def _observer(study: Study, plan: Plan) -> str:
-    if plan.mode == "local":
-        return "everyone, also if secure aggregation were broken and all other hospitals colluded"
-    return (
-        f"everyone who sees the model, and the coordinator together with up to {study.privacy.max_colluding} colluding "
-        "hospitals, given secure aggregation"
-    )
 
 
 def _epsilon(plan: Plan, releases: int, evaluation: float) -> float:

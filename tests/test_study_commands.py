@@ -54,10 +54,10 @@ def test_check_tells_what_a_distributed_study_promises(tmp_path: Path, screen: i
     text, plan = said(screen), plan_for(parse_study(file.read_text()))
     assert plan is not None
     for part in (
-        "100 of 1 local steps", "mode distributed: the hospitals together, also without 1 of them, add noise of "
+        "100 of 1 local steps", "mode distributed: the hospitals, also without 1 of them, add noise of "
         f"{plan.noise_multiplier:.2f} times the clip", "whether any one patient's whole record was used changes the "
-        "sums over hospitals", f"{plan.epsilon(plan.releases):.2f} with all retries", "up to 1 colluding hospitals",
-        "it rests on secure aggregation", "everyone who sees the model",
+        "sums over hospitals", f"{plan.epsilon(plan.releases):.2f} with all retries",
+        "together with one colluding hospital", "given secure aggregation", "everyone who sees the model",
     ):  # fmt: skip
         assert part in text
 
@@ -67,5 +67,5 @@ def test_the_modes_are_not_explained_alike() -> None:
     local, distributed = (explain(study, plan_for(study)) for study in (tiny_study(), tiny_study(*DISTRIBUTED)))
     assert "also if secure aggregation were broken" in local
     assert "also if secure aggregation were broken" not in distributed
-    assert "rests on secure aggregation" in distributed
+    assert "given secure aggregation" in distributed
     assert "rests on secure aggregation" not in local

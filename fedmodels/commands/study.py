@@ -65,17 +65,11 @@ def explain(study: Study, plan: Plan | None) -> str:
         )
     planned = epsilon_bounds(plan.event(study.training.rounds), plan.delta)
     colluding = study.privacy.max_colluding
-    who, what, observer = {
-        "local": (
-            "each hospital alone adds",
-            "everything that leaves the hospital",
-            "everyone, also if secure aggregation were broken and all other hospitals colluded",
-        ),
+    who, what = {
+        "local": ("each hospital alone adds", "everything that leaves the hospital"),
         "distributed": (
-            f"the hospitals together, also without {colluding} of them, add",
+            "the hospitals together add" if not colluding else f"the hospitals, also without {colluding} of them, add",
             "the sums over hospitals, which are all that anybody sees,",
-            f"everyone who sees the model, and the coordinator together with up to {colluding} colluding hospitals; "
-            "it rests on secure aggregation",
         ),
     }[plan.mode]
     return (
@@ -83,5 +77,5 @@ def explain(study: Study, plan: Plan | None) -> str:
         f"that whether any one patient's whole record was used changes {what} by at most epsilon {planned.upper:.2f} "
         f"for training ({planned.lower:.2f} by the optimistic bound, {plan.epsilon(plan.releases):.2f} with all "
         f"retries) plus {study.privacy.evaluation_epsilon:g} for the evaluation, at delta {plan.delta:g}, against "
-        f"{observer}."
+        f"{study.observer}."
     )

@@ -35,7 +35,7 @@ METRICS = {"n": 1203.0, "accuracy": 0.8412, "auroc": 0.9034, "auprc": 0.7111, "m
            "loss": 0.3555}  # fmt: skip
 OBSERVERS = {
     "local": "everyone, also if secure aggregation were broken and all other hospitals colluded",
-    "distributed": "everyone who sees the model, and the coordinator together with up to 1 colluding hospitals, given "
+    "distributed": "everyone who sees the model, and the coordinator together with one colluding hospital, given "
     "secure aggregation",
 }
 EXACT = {name: value * 1.01 for name, value in METRICS.items()}

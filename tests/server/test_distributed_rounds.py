@@ -57,7 +57,7 @@ def test_a_run_promises_what_its_plan_says_and_names_the_observer(tmp_path: Path
     plan, promise = plan_for(study), result["privacy"]
     assert plan is not None
     assert (result["mode"], promise["steps"], promise["noise_multiplier"]) == ("distributed", 3, plan.noise_multiplier)
-    for said in ("everyone who sees the model", "up to 1 colluding hospitals", "given secure aggregation"):
+    for said in ("everyone who sees the model", "together with one colluding hospital", "given secure aggregation"):
         assert said in promise["observer"]
     assert set(promise["epsilon"].values()) == {plan.epsilon(3) + study.privacy.evaluation_epsilon}
     assert max(promise["epsilon"].values()) <= study.epsilon_total
