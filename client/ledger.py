@@ -2,15 +2,16 @@
 
 SQLite, append-only; each row carries the hash of the one before and the hospital's signature over its own hash. A head
 file beside it holds the number and hash of the last row. Reading checks all of it, so that an edited, removed or
-reordered row is found, also at the end; restoring an old copy of both files together is not found here. A crash between
-charge and upload costs budget, never privacy.
+reordered row is found, also at the end; that an old copy of both files together was restored is found by `witness`. A
+crash between charge and upload costs budget, never privacy.
 """
 
 import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -54,6 +55,14 @@ class Charge(Strict, frozen=True):
     pure_epsilon: float = 0.0
 
 
+@dataclass(frozen=True)
+class Chain:
+    """A ledger of which every row was checked: the charges in order, and the hash of the row of each."""
+
+    charges: tuple[Charge, ...] = ()
+    hashes: tuple[bytes, ...] = ()
+
+
 class LedgerError(FedmodelsError):
     """The ledger is not what this hospital wrote."""
 
@@ -66,8 +75,6 @@ class Ledger:
         self._head = path.with_suffix(".head")
         if self._head.exists() and not path.exists():
             raise LedgerError("the ledger is gone, its head is still there", where=str(path), fix=_RESTORE)
-        with self._open() as database:
-            database.execute(_SCHEMA)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -75,6 +82,7 @@ class Ledger:
         try:
             database.execute("PRAGMA journal_mode = DELETE")
             database.execute("PRAGMA synchronous = EXTRA")
+            database.execute(_SCHEMA)
             yield database
         except sqlite3.DatabaseError as error:
             raise LedgerError(
@@ -85,17 +93,29 @@ class Ledger:
         finally:
             database.close()
 
-    def append(self, charge: Charge) -> None:
-        """Write and sync one charge. On return it survives a crash; on an error nothing was charged or released."""
+    def append(self, charge: Charge) -> bytes:
+        """Write and sync one charge; returns the hash of its row. On return it survives a crash.
+
+        On an error nothing is to be released; the charge may have been made.
+        """
         body = msgspec.msgpack.encode(charge)
         with self._open() as database:
             database.execute("BEGIN IMMEDIATE")
             last = database.execute("SELECT number, hash FROM ledger ORDER BY number DESC LIMIT 1").fetchone()
             number, previous = (last[0] + 1, last[1]) if last else (1, _GENESIS)
+            if last and self._head_number() == last[0] - 1:
+                self._write_head(*last)  # it may be one row behind, never two
             digest = _row_hash(number, body, previous)
             row = (number, body, previous, digest, self._identity.sign(digest))
             database.execute("INSERT INTO ledger VALUES (?, ?, ?, ?, ?)", row)
             database.execute("COMMIT")
+        self._write_head(number, digest)
+        return digest
+
+    def _head_number(self) -> int:
+        return int.from_bytes(self._head.read_bytes()[:8], "big") if self._head.exists() else 0
+
+    def _write_head(self, number: int, digest: bytes) -> None:
         try:
             write_synced(self._head, number.to_bytes(8, "big") + digest, mode=0o600)
         except OSError as error:
@@ -103,8 +123,10 @@ class Ledger:
                 f"the ledger's head cannot be written: {error.strerror}", where=str(self._head), fix=_RESTORE
             ) from None
 
-    def charges(self) -> list[Charge]:
-        """All charges in order, after checking the whole chain; `LedgerError` names the first bad row."""
+    def chain(self) -> Chain:
+        """Everything, after checking all of it; `LedgerError` names the first bad row."""
+        if not self._path.exists():
+            return Chain()
         with self._open() as database:
             rows = database.execute("SELECT * FROM ledger ORDER BY number").fetchall()
         public, previous, charges = self._identity.public_key(), _GENESIS, []
@@ -117,8 +139,13 @@ class Ledger:
                 raise self._broken(position, "a row was edited, removed or reordered")
             charges.append(msgspec.msgpack.decode(body, type=Charge))
             previous = digest
-        self._check_head([_GENESIS, *(row[3] for row in rows)])
-        return charges
+        hashes = tuple(row[3] for row in rows)
+        self._check_head([_GENESIS, *hashes])
+        return Chain(tuple(charges), hashes)
+
+    def charges(self) -> list[Charge]:
+        """All charges in order, checked as `chain` does."""
+        return list(self.chain().charges)
 
     def _check_head(self, hashes: list[bytes]) -> None:
         """The head is that of the last row, or of the one before where a crash came between the two writes."""
@@ -143,7 +170,7 @@ def _row_hash(number: int, body: bytes, previous: bytes) -> bytes:
     return hashlib.sha256(b"fedmodels/ledger/v1" + number.to_bytes(8, "big") + previous + body).digest()
 
 
-def epsilon_of(charges: list[Charge], study_digest: bytes) -> tuple[float, float]:
+def epsilon_of(charges: Sequence[Charge], study_digest: bytes) -> tuple[float, float]:
     """(this study, all other studies): pessimistic epsilon, each study at its own delta, studies summed.
 
     A release without privacy costs infinity.

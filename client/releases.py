@@ -57,3 +57,9 @@ def check_without_privacy(study: Study, roster: Roster, charges: Sequence[Charge
 def _repeats(before: Charge, charge: Charge) -> bool:
     same = (before.study_digest, before.kind) == (charge.study_digest, charge.kind)
     return same and (charge.kind == "evaluate" or before.round == charge.round)
+
+
+def aborts(charges: Sequence[Charge], study_digest: bytes) -> int:
+    """Training uploads of a study beyond one for each of its rounds."""
+    rounds = [charge.round for charge in charges if (charge.study_digest, charge.kind) == (study_digest, "train")]
+    return len(rounds) - len(set(rounds))

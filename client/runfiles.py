@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmodels import secagg
-from fedmodels.files import write_synced
+from fedmodels.errors import RunError
+from fedmodels.files import write_quickly, write_synced
 
 Vector = npt.NDArray[np.uint32]
 
@@ -30,20 +31,29 @@ class RunFiles:
     def save(self, state: secagg.State) -> None:
         write_synced(self._state, secagg.dump(state), mode=0o600)
 
-    def keep_upload(self, upload: secagg.Upload) -> None:
-        """Keep what is about to leave, masked as it is, for the same request again.
+    @property
+    def upload(self) -> Path:
+        """What left last: the encoded reply and, after it, the bytes of the masked vector."""
+        return self._folder / f"{self._name}.upload"
+
+    @property
+    def _reply(self) -> Path:
+        return self._folder / f"{self._name}.reply"
+
+    def keep_upload(self, reply: bytes, vector: Vector) -> None:
+        """Keep what is about to leave, masked as it is, for the same request again; always as a new file.
 
         Without it a lost reply is a dropout, nothing worse, so it is not synced.
         """
-        path = self._folder / f"{self._name}.upload"
-        part = path.with_suffix(".part")
-        part.write_bytes(len(upload.header).to_bytes(8, "big") + upload.header + upload.vector.tobytes())
-        part.replace(path)
+        write_quickly(self._reply, reply)
+        write_quickly(self.upload, reply, np.ascontiguousarray(vector).data)
 
-    def last_upload(self) -> secagg.Upload:
-        data = (self._folder / f"{self._name}.upload").read_bytes()
-        size = 8 + int.from_bytes(data[:8], "big")
-        return secagg.Upload(data[8:size], np.frombuffer(data[size:], np.uint32))
+    def last_upload(self) -> tuple[bytes, Vector]:
+        """What `keep_upload` kept last; `RunError` where a crash of the machine has spoilt it."""
+        reply, data = self._reply.read_bytes(), self.upload.read_bytes()
+        if not data.startswith(reply) or (len(data) - len(reply)) % 4:
+            raise RunError("the last upload was lost", where=str(self.upload), fix="nothing: it counts as a dropout")
+        return reply, np.frombuffer(data, np.uint32, offset=len(reply))
 
     def _counts(self, model: npt.NDArray[np.float32]) -> Path:
         digest = hashlib.sha256(np.ascontiguousarray(model).data).hexdigest()

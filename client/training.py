@@ -26,7 +26,6 @@ from fedmodels.models.weights import flatten, unflatten
 from fedmodels.study import ImageInput, Study, Training
 
 _SINGLE_PRECISION = 256  # records whose gradients are added in single precision
-_SINGLE_PRECISION = 256  # records whose gradients are added in single precision
 _PLAIN_BATCH = 512  # records per forward pass where no per-sample gradients are held
 
 

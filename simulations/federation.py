@@ -3,18 +3,19 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import tomli_w
 
-from client.site import Site, create_site
-from fedmodels.data.binding import DataBinding, read_binding
+from client.folder import bind, create_site
+from client.site import Site
+from fedmodels.data.binding import read_binding
 from fedmodels.data.dataset import TRAIN
 from fedmodels.data.load import load
 from fedmodels.errors import UsageError
 from fedmodels.files import write_synced
+from fedmodels.models.registry import expected_parameters
 from fedmodels.study import Roster, Study
 from simulations.partition import Partition, divide
 
@@ -84,16 +85,11 @@ def declared_size(patients: int) -> int:
 
 
 def _bind(directory: Path, hospital: HospitalData) -> None:
-    binding: DataBinding = read_binding(hospital.binding)
-    content = _without_none(msgspec.to_builtins(binding))
+    binding = read_binding(hospital.binding)
     if hospital.patients is not None:
         write_synced(directory / "patients.txt", "".join(f"{p}\n" for p in sorted(hospital.patients)).encode())
-        content["patients"] = "patients.txt"
-    write_synced(directory / "data.toml", tomli_w.dumps(content).encode())
-
-
-def _without_none(value: dict[str, Any]) -> dict[str, Any]:
-    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in value.items() if v not in (None, "")}
+        binding = msgspec.structs.replace(binding, patients="patients.txt")
+    bind(directory, binding)
 
 
 def _policy(study: Study) -> str:
@@ -105,7 +101,12 @@ def _policy(study: Study) -> str:
         "epsilon_per_study": budget,
         "epsilon_lifetime": budget,
         "delta": study.privacy.delta,
+        "min_roster": study.federation.hospitals,
         "min_hospitals": study.federation.min_contributors,
+        "min_patients": 1,
         "max_rounds": study.training.rounds + study.federation.max_retries,
+        "max_aborts": study.federation.max_retries,
+        "max_parameters": expected_parameters(study),
+        "keep_sent_megabytes": 0,
     }
     return "# Written by the simulator to fit the study.\n" + tomli_w.dumps(policy)

@@ -84,6 +84,29 @@ def test_a_crash_between_row_and_head_is_understood(ledger: Ledger, tmp_path: Pa
     assert len(ledger.charges()) == 5
 
 
+def test_a_head_that_cannot_be_written_twice_running_is_made_good_before_the_next_row(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the head would fall two rows behind, which is what removed rows look like."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("client.ledger.write_synced", full)
+        for _ in range(2):
+            with pytest.raises(LedgerError, match="head cannot be written"):
+                ledger.append(charge(4))
+    assert [c.session for c in ledger.charges()] == [1, 2, 3, 4]
+    assert ledger.append(charge(5)) == ledger.chain().hashes[-1]
+    assert [c.session for c in ledger.charges()] == [1, 2, 3, 4, 5]
+
+
+def test_reading_a_ledger_that_is_not_there_makes_no_file(tmp_path: Path) -> None:
+    assert Ledger(tmp_path / "ledger.sqlite", Ed25519PrivateKey.generate()).charges() == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_different_noise_in_one_study_composes_at_one_delta() -> None:
     charges = [charge(1), charge(2, noise_multiplier=2.0)]
     here, _ = epsilon_of(charges, STUDY)
@@ -94,7 +117,7 @@ def test_different_noise_in_one_study_composes_at_one_delta() -> None:
 def test_a_file_that_is_no_database_is_a_named_error(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_bytes(b"not a database, but long enough to look at" * 10)
     with pytest.raises(LedgerError, match="cannot be read"):
-        Ledger(tmp_path / "ledger.sqlite", Ed25519PrivateKey.generate())
+        Ledger(tmp_path / "ledger.sqlite", Ed25519PrivateKey.generate()).charges()
 
 
 def test_epsilon_composes_within_a_study_and_adds_up_across_studies(ledger: Ledger) -> None:

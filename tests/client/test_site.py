@@ -10,9 +10,11 @@ from federations import DISTRIBUTED, RUN, Coordinator, sites_of
 
 import client.site
 from client.contribution import Task, update_vector
+from client.folder import create_site
 from client.ledger import Ledger
 from client.runfiles import RunFiles
-from client.site import Site, create_site
+from client.sentlog import SentLog
+from client.site import Site
 from fedmodels import secagg, wire
 from fedmodels.data.dataset import TRAIN
 from fedmodels.data.load import load
@@ -42,7 +44,7 @@ def test_the_charge_comes_before_training_and_the_state_before_anything_leaves(
     spy(client.site, "update_vector", "train")
     spy(secagg, "upload", "mask")
     spy(RunFiles, "save", "state")
-    spy(Site, "_log", "log")
+    spy(SentLog, "record", "log")
     site.handle(coordinator.request(), coordinator.model)
     assert order == ["charge", "train", "mask", "state", "log"]
 
@@ -58,8 +60,9 @@ def test_every_upload_is_charged_and_logged_with_its_digest(tmp_path: Path) -> N
     assert kinds == [("train", 1, 2, 0.0), ("evaluate", 2, 0, 1.0)]
     lines = [json.loads(line) for line in (site.directory / "log.jsonl").read_text().splitlines()]
     assert [line["kind"] for line in lines] == ["setup", "train", "evaluate"]
-    assert lines[1]["bytes"] > vector.nbytes
-    assert lines[1]["sha256"] == hashlib.sha256(reply.header + vector.tobytes()).hexdigest()
+    sent = wire.encode(reply) + vector.tobytes()
+    assert lines[1]["bytes"] == len(sent)
+    assert lines[1]["sha256"] == hashlib.sha256(sent).hexdigest()
 
 
 def test_the_same_hospital_trains_with_fresh_noise_each_time(tmp_path: Path) -> None:
@@ -152,11 +155,11 @@ def test_without_the_count_of_uploads_the_budget_itself_ends_the_study(
     monkeypatch.setattr(client.site, "check_releases", lambda *_: None)
     site.handle(coordinator.request(), coordinator.model)
     with pytest.raises(Refused) as caught:
-        site.handle(coordinator.request(), coordinator.model)
+        site.handle(coordinator.request(round_=2), coordinator.model)
     assert caught.value.rule == "study-epsilon"
     assert len(site.ledger.charges()) == 1
-    monkeypatch.setattr(client.site, "check_budget", lambda *_: None)
-    site.handle(coordinator.request(), coordinator.model)
+    monkeypatch.setattr(client.site, "decide", lambda *_: None)
+    site.handle(coordinator.request(round_=2), coordinator.model)
 
 
 def test_the_same_noisy_counts_leave_again_at_no_more_cost_but_under_new_masks(tmp_path: Path) -> None:
@@ -186,7 +189,7 @@ def test_the_same_request_again_gets_the_same_bytes_and_costs_nothing(tmp_path: 
 def test_a_second_request_meanwhile_is_refused(tmp_path: Path) -> None:
     coordinator = Coordinator(sites_of(tmp_path))
     site = coordinator.sites[0]
-    with site._locked(), pytest.raises(Refused) as caught:
+    with site.locked(), pytest.raises(Refused) as caught:
         Site(site.directory).handle(coordinator.request(), coordinator.model)
     assert caught.value.rule == "busy"
     site.handle(coordinator.request(), coordinator.model)
@@ -266,6 +269,16 @@ def test_a_change_of_one_byte_in_the_approved_study_ends_the_run(tmp_path: Path)
     site = Site(coordinator.sites[0].directory)
     with pytest.raises(Refused) as caught:
         site.handle(coordinator.request(), coordinator.model)
+    assert caught.value.rule == "approval-changed"
+
+
+def test_a_study_that_was_approved_anew_ends_the_run_of_the_old_one(tmp_path: Path) -> None:
+    coordinator = Coordinator(sites_of(tmp_path))
+    site = coordinator.sites[0]
+    study, roster = (site.directory / "approved" / name for name in ("study.toml", "roster.toml"))
+    site.approve(study.read_bytes().replace(b"learning_rate = 0.5", b"learning_rate = 0.6"), roster.read_bytes())
+    with pytest.raises(Refused) as caught:
+        Site(site.directory).handle(coordinator.request(), coordinator.model)
     assert caught.value.rule == "approval-changed"
 
 

@@ -16,6 +16,7 @@ from client.app import register
 from client.site import Site
 from fedmodels import wire
 from fedmodels.evaluation.counts import Layout
+from fedmodels.joining import verify_head
 from fedmodels.models.registry import expected_parameters
 from fedmodels.packing import evaluation_layout
 from fedmodels.secagg.messages import Pairs, RecoverHeader, SetupKey, Shares, UploadHeader, decode
@@ -75,7 +76,9 @@ def test_nothing_leaves_but_masked_vectors_keys_and_mask_secrets(
         tmp_path, f"privacy.mode={mode}", f"federation.on_dropout={on_dropout}", "privacy.max_colluding=0",
         "federation.max_retries=20", "training.local_steps=1", drop=drop,
     )  # fmt: skip
-    study = Site(federation.sites[0]).study
+    sites = [Site(path) for path in federation.sites]
+    study, keys = sites[0].study, sites[0].roster.keys
+    rows = {site.name: site.ledger.chain().hashes for site in sites}
     beside = 0 if mode == "distributed" else 2  # a loss and a count of clipped numbers
     words = {expected_parameters(study) + beside, evaluation_layout(study).length}
     kinds: Counter[str] = Counter()
@@ -90,11 +93,13 @@ def test_nothing_leaves_but_masked_vectors_keys_and_mask_secrets(
         match answer:
             case wire.SetupReply():
                 assert decode(answer.key_message, SetupKey).sender == answer.hospital
+                assert answer.head == b""  # no row yet
             case wire.ContributeReply():
                 header = decode(answer.header, HEADERS[on_dropout])
                 vector = content.array_records["vector"]["vector"].numpy()
                 assert (vector.dtype, vector.shape) == (np.uint32, (header.words,))
                 assert header.words in words
+                assert verify_head(keys[header.sender], answer.head) in rows[header.sender]
                 masked[answer.header] = vector
                 size = vector.nbytes
             case wire.UnmaskReply():
@@ -123,19 +128,10 @@ def test_the_hospitals_own_log_lists_exactly_what_left_with_its_digest(tmp_path:
 
 
 def _digest(reply: Message) -> str:
-    answer = wire.decode_reply(reply.content.config_records["reply"]["body"])
-    match answer:
-        case wire.SetupReply():
-            return hashlib.sha256(answer.key_message).hexdigest()
-        case wire.ContributeReply():
-            vector = reply.content.array_records["vector"]["vector"].numpy()
-            return hashlib.sha256(answer.header + vector.tobytes()).hexdigest()
-        case wire.UnmaskReply():
-            return hashlib.sha256(answer.message).hexdigest()
-        case wire.PresenceReply():
-            return hashlib.sha256(answer.hospital.encode()).hexdigest()
-        case _:
-            return hashlib.sha256(answer.rule.encode()).hexdigest()
+    """Of exactly the bytes that left: the encoded reply, and the vector's own bytes."""
+    body, vector = reply.content.config_records["reply"]["body"], reply.content.array_records.get("vector")
+    assert isinstance(body, bytes)
+    return hashlib.sha256(body + (b"" if vector is None else vector["vector"].numpy().tobytes())).hexdigest()
 
 
 def test_the_size_of_what_leaves_says_nothing_about_the_number_of_patients(tmp_path: Path) -> None:
