@@ -8,6 +8,7 @@ import typer
 
 from fedmodels import allocator
 from fedmodels.errors import FedmodelsError
+from server.cli import app as server_app
 
 app = typer.Typer(
     name="fedmodels",
@@ -23,6 +24,7 @@ bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine, side b
 app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(server_app, name="server")
 
 Run = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 Binding = Annotated[Path, typer.Option("--data", help="A data binding (data.toml).", show_default=False)]

@@ -19,6 +19,7 @@ from fedmodels.study import Hospital, Name, Strict
 
 _HEAD = b"fedmodels/ledger-head/v1"
 _HASH_BYTES, _SIGNATURE_BYTES = 32, 64
+ADDRESS = r"^[A-Za-z0-9.\-\[\]:]+:[0-9]{1,5}\Z"
 HEAD_BYTES = _HASH_BYTES + _SIGNATURE_BYTES
 
 
@@ -26,7 +27,7 @@ class Invitation(Strict, frozen=True):
     """`invitation.toml`: where the coordinator listens, and the CA that its certificate must come from (PEM)."""
 
     name: Name
-    address: Annotated[str, Meta(pattern=r"^[A-Za-z0-9.\-\[\]:]+:[0-9]{1,5}\Z")]
+    address: Annotated[str, Meta(pattern=ADDRESS)]
     certificate: str
 
     @property

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from fedmodels.data.binding import read_binding, sources
 from fedmodels.dp.plan import plan_for
@@ -18,6 +16,7 @@ from fedmodels.errors import UsageError
 from fedmodels.files import read_text
 from fedmodels.settings import apply_settings
 from fedmodels.study import Study, parse_study
+from server.console import announce, describe, metrics_row, metrics_table, print_promise, progress_bar
 from server.records import RoundLine
 from simulations.cohorts import Kind, read_cohort, write_cohort
 from simulations.federation import HospitalData, build_federation, natural, partitioned
@@ -25,7 +24,6 @@ from simulations.partition import Partition
 from simulations.simulate import Backend, add_exact_metrics, run_federation
 
 _STUDIES = Path(__file__).parent / "studies"
-_METRICS = ("accuracy", "auroc", "auprc", "macro_f1", "ece", "loss", "n")
 _console = Console()
 
 
@@ -71,13 +69,13 @@ def simulate(
             study, file, folders, data, Partition.parse(conditions.partition), out, divide=bool(number)
         )
         federation = build_federation(study, text.encode(), hospitals, out)
-    _announce(study)
+    announce(_console, study)
     start = time.monotonic()
-    with _progress() as progress:
+    with progress_bar(_console) as progress:
         task = progress.add_task("setting up", total=study.training.rounds)
 
         def on_round(line: RoundLine) -> None:
-            progress.update(task, completed=line.round, description=_describe(line))
+            progress.update(task, completed=line.round, description=describe(line))
 
         run_federation(federation, out, backend, on_round, drop)  # type: ignore[arg-type]  # checked above
     result = add_exact_metrics(study, federation, out)
@@ -169,52 +167,12 @@ def _pooled(folder: Path) -> Path:
     return folder / "data.toml"
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        console=_console,
-    )  # fmt: skip
-
-
-def _describe(line: RoundLine) -> str:
-    if line.epsilon is not None:
-        return f"round {line.round}  epsilon {line.epsilon:.2f}"
-    return f"round {line.round}  loss {line.loss:.3f}"
-
-
-def _announce(study: Study) -> None:
-    synthetic = " on SYNTHETIC data" if study.study.synthetic else ""
-    _console.print(
-        f"[bold]{study.study.name}[/]: {study.model.name} at {study.federation.hospitals} hospitals{synthetic}, "
-        f"privacy mode [bold]{study.privacy.mode}[/], updates securely aggregated"
-    )
-
-
 def _print_result(result: dict[str, Any], out: Path, seconds: float) -> None:
-    synthetic = " (SYNTHETIC data)" if result["synthetic"] else ""
-    table = Table(title=f"{result['study']}{synthetic}: {result['rounds_completed']} rounds, mode {result['mode']}")
-    table.add_column("")
-    for metric in _METRICS:
-        table.add_column(metric, justify="right")
+    table = metrics_table(result)
     simulation = result["simulation"]
-    table.add_row("from secure counts", *_row(result["metrics"]))
-    table.add_row("exact, pooled (simulation only)", *_row(simulation["metrics"]))
+    table.add_row("exact, pooled (simulation only)", *metrics_row(simulation["metrics"]))
     for hospital, metrics in simulation["per_hospital"].items():
-        table.add_row(f"  {hospital}", *_row(metrics))
+        table.add_row(f"  {hospital}", *metrics_row(metrics))
     _console.print(table)
-    privacy = result["privacy"]
-    if result["mode"] == "none":
-        _console.print("[bold red]No privacy is promised[/]: mode `none` is a baseline.")
-    else:
-        worst = max(privacy["epsilon"].values())
-        _console.print(
-            f"Every {privacy['unit']} of every hospital: epsilon {worst:.2f} (evaluation included) at delta "
-            f"{privacy['delta']:g}, against {privacy['observer']}."
-        )
-    if result["dropouts"]:
-        _console.print(f"{len(result['dropouts'])} dropouts, see the report.")
+    print_promise(_console, result)
     _console.print(f"{seconds:.0f} s. Run directory: {out}  report: {out / 'report.html'}")
-
-
-def _row(metrics: dict[str, float]) -> list[str]:
-    return [("" if m not in metrics else f"{metrics[m]:.0f}" if m == "n" else f"{metrics[m]:.3f}") for m in _METRICS]
