@@ -56,6 +56,11 @@ def create_site(directory: Path, name: str, policy: str = DEFAULT) -> None:
     make_keys(directory)
 
 
+def declared_size(patients: int) -> int:
+    """A number of patients rounded to two significant digits, at least 1: what a hospital would declare publicly."""
+    return max(1, int(float(f"{patients:.1e}")))
+
+
 def bind(directory: Path, binding: DataBinding) -> None:
     """Write the binding, its paths already absolute, as the `data.toml` of a site directory."""
     content = _without_none(msgspec.to_builtins(binding))

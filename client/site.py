@@ -31,10 +31,16 @@ from fedmodels.errors import FedmodelsError, Refused, RemoteProtocolError
 from fedmodels.joining import sign_head
 from fedmodels.models.registry import expected_parameters
 from fedmodels.secagg.messages import decode_request
+from fedmodels.study import Roster, Study
 
 Reply = tuple[wire.Reply, npt.NDArray[np.uint32] | None]
 Model = npt.NDArray[np.float32]
 T = TypeVar("T", bound=wire.Reply)
+
+
+def facts_of(study: Study, roster: Roster, coordinator: str) -> Facts:
+    """What a policy decides about, as far as no data and no request are needed for it."""
+    return Facts(study, expected_parameters(study), len(roster.hospital), coordinator)
 
 
 class Site(SiteFolder):
@@ -61,8 +67,8 @@ class Site(SiteFolder):
 
     @cached_property
     def facts(self) -> Facts:
-        """What the policy decides about, as far as no data are needed for it."""
-        return Facts(self.study, expected_parameters(self.study), len(self.roster.hospital), self.coordinator)
+        """Of what is approved here."""
+        return facts_of(self.study, self.roster, self.coordinator)
 
     def was_logged(self, reply: bytes, vector: bytes | None) -> bool:
         """Whether the log's newest line is of exactly this message. Nothing else may leave."""
@@ -114,7 +120,7 @@ class Site(SiteFolder):
         asked = secagg.check_request(state, request.session)
         data = load(self.directory / "data.toml", self.study)
         charge = self._charge(request, asked, model)
-        spent = self._afford(charge, chain, len(np.unique(data.patients[data.split == TRAIN])))
+        spent = self._afford(charge, chain, data.patients_in(TRAIN))
         self.witness.keep(self._others(request), self.roster, self.time)
         # Charged before patients' data are used: even a failure that the coordinator notices is paid for.
         row = self.ledger.append(charge)

@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from client.cli import app as client_app
 from fedmodels import allocator
 from fedmodels.errors import FedmodelsError
 from server.cli import app as server_app
@@ -21,6 +22,7 @@ app = typer.Typer(
 study_app = typer.Typer(no_args_is_help=True, help="Write and check study files.")
 data_app = typer.Typer(no_args_is_help=True, help="Fetch public data sets, write synthetic cohorts.")
 bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine, side by side with what others offer.")
+app.add_typer(client_app, name="client")
 app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")

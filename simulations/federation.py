@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import tomli_w
 
-from client.folder import bind, create_site
+from client.folder import bind, create_site, declared_size
 from client.site import Site
 from fedmodels.data.binding import read_binding
 from fedmodels.data.dataset import TRAIN
@@ -68,8 +67,8 @@ def build_federation(study: Study, study_text: bytes, hospitals: list[HospitalDa
         create_site(directory, hospital.name, _policy(study))
         _bind(directory, hospital)
         site = Site(directory)
-        train = load(directory / "data.toml", study).part(TRAIN)
-        cards.append(site.card(declared_size(len(np.unique(train.patients)))))
+        patients = load(directory / "data.toml", study).patients_in(TRAIN)
+        cards.append(site.card(declared_size(patients)))
         sites.append(directory)
     roster = Roster(tuple(cards))
     roster_text = tomli_w.dumps(msgspec.to_builtins(roster)).encode()
@@ -77,11 +76,6 @@ def build_federation(study: Study, study_text: bytes, hospitals: list[HospitalDa
         Site(directory).approve(study_text, roster_text)
     study_file, roster_file = sites[0] / "approved" / "study.toml", sites[0] / "approved" / "roster.toml"
     return Federation(study_file, roster_file, tuple(sites))
-
-
-def declared_size(patients: int) -> int:
-    """A number of patients rounded to two significant digits, at least 1: what a hospital would declare publicly."""
-    return max(1, int(float(f"{patients:.1e}")))
 
 
 def _bind(directory: Path, hospital: HospitalData) -> None:

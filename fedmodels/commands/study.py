@@ -39,20 +39,27 @@ def study_new(out: Path, name: str, model: str, labels: str, mode: str, hospital
 def study_check(file: Path) -> None:
     """Say what a study is, what it promises to patients, and what that costs."""
     study = parse_study(read_text(file), str(file))
-    model = build_model(study)
-    plan = plan_for(study)
     table = Table(title=f"{study.study.name}: {study.digest.hex()[:16]}", show_header=False)
-    table.add_row("task", f"{study.study.task}: {', '.join(study.study.labels)}")
-    table.add_row("model", f"{study.model.name}, {parameter_count(model):,} parameters")
-    table.add_row(
-        "rounds",
-        f"{study.training.rounds} of {study.training.local_steps} local steps, "
-        f"{study.federation.max_retries} retries at most",
-    )
-    table.add_row("hospitals", f"{study.federation.hospitals}, sums over {study.federation.min_contributors} or more")
-    table.add_row("each round sends", f"{4 * parameter_count(model) / 1e6:.1f} MB up and down per hospital")
-    table.add_row("privacy", explain(study, plan))
+    for row in rows(study):
+        table.add_row(*row)
     _console.print(table)
+
+
+def rows(study: Study) -> list[tuple[str, str]]:
+    """What a study is and promises, one plain line each with its heading."""
+    parameters, federation = parameter_count(build_model(study)), study.federation
+    return [
+        ("task", f"{study.study.task}: {', '.join(study.study.labels)}"),
+        ("model", f"{study.model.name}, {parameters:,} parameters"),
+        (
+            "rounds",
+            f"{study.training.rounds} of {study.training.local_steps} local steps, "
+            f"{federation.max_retries} retries at most",
+        ),
+        ("hospitals", f"{federation.hospitals}, sums over {federation.min_contributors} or more"),
+        ("each round sends", f"{4 * parameters / 1e6:.1f} MB up and down per hospital"),
+        ("privacy", explain(study, plan_for(study))),
+    ]
 
 
 def explain(study: Study, plan: Plan | None) -> str:

@@ -62,3 +62,7 @@ class Dataset:
     def of_patients(self, names: frozenset[str]) -> "Dataset":
         """The records of these patients."""
         return self.take([row for row, patient in enumerate(self.patients.tolist()) if patient in names])
+
+    def patients_in(self, split: int) -> int:
+        """The number of patients of one split."""
+        return len(np.unique(self.patients[self.split == split]))

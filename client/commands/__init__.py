@@ -1,0 +1,1 @@
+"""The commands of a hospital, each imported when it runs."""
