@@ -218,7 +218,12 @@ class _Node:
 
     def _work(self, stub: Message, objects: list[str]) -> None:
         """Fetch a request's objects, have it answered, and keep the answer for sending."""
-        contents = self._fetch(stub, objects)
+        try:
+            contents = self._fetch(stub, objects)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.FORBIDDEN:
+                raise
+            contents = None  # the run is over
         self._request = None
         if contents is None:
             self._options.on_event("a request was dropped: it was withdrawn, or too old by the time it was here")

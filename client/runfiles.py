@@ -56,8 +56,26 @@ class RunFiles:
         return reply, np.frombuffer(data, np.uint32, offset=len(reply))
 
     def _counts(self, model: npt.NDArray[np.float32]) -> Path:
-        digest = hashlib.sha256(np.ascontiguousarray(model).data).hexdigest()
-        return self._folder / f"{self._name}.{digest[:16]}.counts.npy"
+        return self._folder / f"{self._evaluation(model)}.counts.npy"
+
+    def _evaluation(self, model: npt.NDArray[np.float32]) -> str:
+        return f"{self._name}.{hashlib.sha256(np.ascontiguousarray(model).data).hexdigest()}"
+
+    @property
+    def _begun(self) -> Path:
+        return self._folder / "evaluation"
+
+    def begin_counts(self, model: npt.NDArray[np.float32]) -> None:
+        """To be called before the counts of this model are charged. Only the evaluation begun last is remembered."""
+        write_synced(self._begun, self._evaluation(model).encode(), mode=0o600)
+
+    def counts_begun(self, model: npt.NDArray[np.float32]) -> bool:
+        """Whether the charge on the ledger, if there is one, was for the counts of this very model.
+
+        A crash after the charge then costs nothing more. For another model it would: failing on purpose for chosen
+        patients, model after model, would say whether they are there.
+        """
+        return self._begun.exists() and self._begun.read_bytes() == self._evaluation(model).encode()
 
     def counts(self, model: npt.NDArray[np.float32]) -> Vector | None:
         """The noisy evaluation counts of this model, where they were drawn before."""

@@ -119,10 +119,12 @@ class Site(SiteFolder):
             return self._send(request, decode_request(request.session).session, None, files.last_upload())
         asked = secagg.check_request(state, request.session)
         data = load(self.directory / "data.toml", self.study)
-        charge = self._charge(request, asked, model)
+        charge = self._charge(request, asked, self._is_paid(request, model, chain))
         spent = self._afford(charge, chain, data.patients_in(TRAIN))
         self.witness.keep(self._others(request), self.roster, self.time)
         # Charged before patients' data are used: even a failure that the coordinator notices is paid for.
+        if charge.pure_epsilon:
+            files.begin_counts(model)
         row = self.ledger.append(charge)
         vector = self._vector(request, len(asked.contributors), data, model)
         after: secagg.State
@@ -165,10 +167,17 @@ class Site(SiteFolder):
         self._files(request.run_id).save(state)
         return self._leave("unmask", wire.UnmaskReply(message), request.run_id)
 
-    def _charge(self, request: wire.ContributeRequest, asked: secagg.SessionRequest, model: Model) -> Charge:
+    def _is_paid(self, request: wire.ContributeRequest, model: Model, chain: Chain) -> bool:
+        """Whether the ledger has the charge for these evaluation counts: they were drawn, or a crash came before."""
+        if request.kind != "evaluate":
+            return False
+        files = self._files(request.run_id)
+        charged = any(c.pure_epsilon for c in chain.charges if c.study_digest == self.study.digest)
+        return files.counts(model) is not None or (charged and files.counts_begun(model))
+
+    def _charge(self, request: wire.ContributeRequest, asked: secagg.SessionRequest, paid: bool) -> Charge:
         privacy, plan = self.study.privacy, plan_for(self.study)
         event = plan.event(1) if plan and request.kind == "train" else None
-        again = request.kind == "evaluate" and self._files(request.run_id).counts(model) is not None
         return Charge(
             study_digest=self.study.digest,
             roster_digest=self.roster.digest,
@@ -183,7 +192,7 @@ class Site(SiteFolder):
             noise_multiplier=event.noise_multiplier if event else 0.0,
             steps=event.steps if event else 0,
             delta=privacy.delta if event else 0.0,
-            pure_epsilon=privacy.evaluation_epsilon if plan and request.kind == "evaluate" and not again else 0.0,
+            pure_epsilon=privacy.evaluation_epsilon if plan and request.kind == "evaluate" and not paid else 0.0,
         )
 
     def _afford(self, charge: Charge, chain: Chain, patients: int) -> float:

@@ -30,7 +30,8 @@ _MOMENTS = ("average", "first", "second")
 @dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A run after its set-up or after a round. keys: the signed keys of all hospitals; next_session: of secure
-    aggregation; asked: training sessions in which each hospital was asked to contribute; line: of the last round."""
+    aggregation; asked: training uploads that each hospital may have charged; line: of the last round; lost: sessions
+    that were opened since."""
 
     run_id: bytes
     keys: bytes
@@ -41,6 +42,7 @@ class Checkpoint:
     dropouts: tuple[Dropout, ...]
     seconds: Mapping[str, float]
     line: RoundLine | None = None
+    lost: int = 0
 
     @property
     def round(self) -> int:
@@ -106,6 +108,7 @@ class Journal:
             next_session=checkpoint.next_session + lost,
             retries=checkpoint.retries - lost,
             asked={name: count + lost for name, count in checkpoint.asked.items()},
+            lost=lost,
         )
 
     def forget(self) -> None:

@@ -5,10 +5,9 @@ away until they answer again; a sum is asked of those who are present.
 """
 
 import os
-import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +16,9 @@ from fedmodels import secagg, wire
 from fedmodels.errors import RemoteProtocolError, RoundAborted, RunError
 from fedmodels.study import Roster, Study
 from server.checkpoint import Checkpoint, Journal
-from server.exchange import Answer, Exchange
+from server.exchange import NODE_FAILED, NODE_LOST, Answer, Exchange
 from server.heads import Heads
+from server.kept import Kept
 from server.records import Dropout
 
 _NODE_POLL_SECONDS = 0.2
@@ -53,6 +53,7 @@ class Consortium:
         self._away: set[str] = set()
         self._informed: set[str] = set()  # hospitals that have all keys
         self.dropouts: list[Dropout] = []
+        self.asked = dict.fromkeys(roster.sizes, 0)  # training uploads that each hospital may have charged
         self.clock = Clock()
 
     @property
@@ -82,7 +83,7 @@ class Consortium:
         terms = wire.terms(self._study, self._roster, checkpoint.run_id)
         self._aggregator = secagg.resume(terms, checkpoint.keys, checkpoint.next_session)
         self._away = set(self._roster.sizes)
-        self.dropouts = list(checkpoint.dropouts)
+        self.dropouts, self.asked = list(checkpoint.dropouts), dict(checkpoint.asked)
         self.clock.totals.update(checkpoint.seconds)
 
     def set_up(self) -> None:
@@ -217,12 +218,17 @@ class Consortium:
         session: Session,
         request: wire.ContributeRequest,
         model: npt.NDArray[np.float32],
-        kept: "Kept",
+        kept: Kept,
         reasons: dict[str, str],
     ) -> None:
-        """Ask for uploads. The silent are asked once more, briefly: a hospital has an answer that was lost on disk."""
+        """Ask for uploads, and once more those whose answer is missing.
+
+        A hospital whose node was killed trains again, in as much time as before; one that only its answer was lost of
+        has it on disk.
+        """
         purpose = "training" if request.kind == "train" else "waiting"
-        for timeout in (self._study.federation.timeout_seconds, _QUICK_SECONDS):
+        timeout, before = self._study.federation.timeout_seconds, dict(reasons)
+        for attempt in range(2):
             silent = {self._nodes[n]: n for n in session.missing if not reasons[n].startswith("refused")}
             start = time.monotonic()
             for answer in self._exchange.ask(dict.fromkeys(silent, request), timeout, model):
@@ -234,6 +240,17 @@ class Consortium:
                         kept.put(name, answer.array)
                 start = self.clock.spend("aggregation", now)
             self.clock.spend("waiting", start)
+            if request.kind == "train":
+                self._count(silent.values(), before if attempt else {}, reasons)
+            before = dict(reasons)
+            if not {NODE_LOST, NODE_FAILED} & {reasons[name] for name in session.missing}:
+                timeout = _QUICK_SECONDS
+
+    def _count(self, asked: Iterable[str], before: dict[str, str], after: dict[str, str]) -> None:
+        """Count uploads that may have been charged: one each, and one more where a node failed and trained again."""
+        for name in asked:
+            again = before.get(name) in (NODE_LOST, NODE_FAILED) and after[name] != NODE_LOST
+            self.asked[name] += not before or again
 
     def _add(self, session: Session, answer: Answer, name: str) -> str:
         """Add a contribution; returns why it could not be, or an empty string."""
@@ -249,7 +266,7 @@ class Consortium:
         self._heads.note(name, answer.reply.head)
         return ""
 
-    def _unmask(self, session: secagg.RecoverSession, kept: "Kept", reasons: dict[str, str]) -> None:
+    def _unmask(self, session: secagg.RecoverSession, kept: Kept, reasons: dict[str, str]) -> None:
         """Steps A and B: what the masks that did not cancel were, from those who are still there."""
         start = time.monotonic()
         while requests := session.advance(kept.get):
@@ -264,27 +281,6 @@ class Consortium:
     def _lose(self, names: tuple[str, ...], number: int, kind: wire.Kind, reasons: dict[str, str]) -> None:
         self._away |= set(names)
         self.dropouts += [Dropout(number, kind, name, reasons[name] or "no answer in time") for name in names]
-
-
-class Kept:
-    """The uploads of one session on disk, for a hospital that fails after its upload and has to come out again."""
-
-    def __enter__(self) -> "Kept":
-        self._folder = tempfile.TemporaryDirectory(prefix="fedmodels-")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
-
-    def _path(self, name: str) -> Path:
-        return Path(self._folder.name) / f"{name}.npy"
-
-    def put(self, name: str, vector: Vector) -> None:
-        np.save(self._path(name), vector)
-
-    def get(self, name: str) -> Vector | None:
-        path = self._path(name)
-        return np.load(path) if path.exists() else None
 
 
 def _answer(session: secagg.RecoverSession, answer: Answer) -> str:

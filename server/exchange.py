@@ -11,6 +11,8 @@ from flwr.serverapp import Grid
 
 from fedmodels import wire
 
+NODE_LOST, NODE_FAILED = "its node was lost", "its node failed at work"
+_LOST = 3  # Flower's code for a node that is not there; every other one comes from the node
 _POLL_SHARE = 0.02  # of the time waited so far: an exchange is at most this much longer than it has to be
 _POLL_SECONDS_MIN, _POLL_SECONDS_MAX = 0.001, 0.5
 
@@ -68,7 +70,7 @@ def _content(request: wire.Request, model: npt.NDArray[np.float32] | None) -> Re
 
 def _answer(node: int, message: Message) -> Answer:
     if message.has_error():
-        return Answer(node, None, None, f"its node reported error {message.error.code}")
+        return Answer(node, None, None, NODE_LOST if message.error.code == _LOST else NODE_FAILED)
     try:
         body = message.content.config_records["reply"]["body"]
         reply = wire.decode_reply(body if isinstance(body, bytes) else b"")

@@ -37,7 +37,7 @@ _EVALUATION_ATTEMPTS = 5
 
 @dataclass(frozen=True, repr=False)
 class Outcome:
-    """What a run ends with. asked: training sessions in which each hospital was asked to contribute."""
+    """What a run ends with. asked: training uploads that each hospital may have charged."""
 
     model: npt.NDArray[np.float32]
     metrics: dict[str, float]
@@ -60,7 +60,6 @@ class Coordinator:
         self._plan = plan_for(study)
         self._state = initial_state(flatten(build_model(study, study.training.seed)).astype(np.float64), study)
         self._packing = self._pack()
-        self._asked = dict.fromkeys(roster.sizes, 0)
         self._retries, self._done = study.federation.max_retries, 0
 
     def _pack(self) -> UpdatePacking | GradientPacking:
@@ -75,7 +74,6 @@ class Coordinator:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on where `checkpoint` was written, instead of setting up."""
         self._state, self._retries, self._done = checkpoint.state, checkpoint.retries, checkpoint.round
-        self._asked = dict(checkpoint.asked)
         self._consortium.resume(checkpoint)
         if self._done == self.study.training.rounds:
             return
@@ -84,7 +82,7 @@ class Coordinator:
                 "the study's `federation.max_retries` are used up by rounds that the coordinator lost",
                 fix="approve a study with more retries, and begin a new run",
             )
-        if not self._may_repeat and max(self._asked.values()) > self._done:
+        if not self._may_repeat and checkpoint.lost:
             raise RunError(
                 "the coordinator was stopped in the middle of a round that must not be run twice",
                 fix="without privacy a `recover` round is never repeated (sums could be subtracted): begin a new run",
@@ -120,7 +118,7 @@ class Coordinator:
                 next_session=consortium.next_session,
                 state=self._state,
                 retries=self._retries,
-                asked=self._asked,
+                asked=consortium.asked,
                 dropouts=tuple(consortium.dropouts),
                 seconds=consortium.clock.totals,
                 line=line,
@@ -145,8 +143,6 @@ class Coordinator:
         return self.study.privacy.mode != "none" or self.study.federation.on_dropout == "retry"
 
     def _train(self, number: int) -> tuple[MeanUpdate, tuple[str, ...]]:
-        for name in self._consortium.present:
-            self._asked[name] += 1
         model = self._state.model.astype(np.float32)
         total, hospitals = self._consortium.sum("train", number, model, self._packing.words)
         return self._packing.unpack(total, hospitals), hospitals
@@ -164,7 +160,7 @@ class Coordinator:
             loss=None if plan else mean.loss,
             update_norm=float(np.linalg.norm(mean.update)),
             clipped=mean.clipped,
-            epsilon=plan.epsilon(max(self._asked.values())) if plan else None,
+            epsilon=plan.epsilon(max(self._consortium.asked.values())) if plan else None,
             seconds=now - start,
         )
 
@@ -185,4 +181,4 @@ class Coordinator:
             measured = metrics(unpack_counts(total, self.roster), layout)
             break
         seconds = Seconds(**self._consortium.clock.totals)
-        return Outcome(model, measured, tuple(self._consortium.dropouts), dict(self._asked), seconds)
+        return Outcome(model, measured, tuple(self._consortium.dropouts), dict(self._consortium.asked), seconds)

@@ -174,6 +174,44 @@ def test_the_same_noisy_counts_leave_again_at_no_more_cost_but_under_new_masks(t
     assert [charge.pure_epsilon for charge in site.ledger.charges()] == [1.0, 0.0]
 
 
+def test_an_evaluation_that_a_crash_cut_off_after_its_charge_is_not_charged_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator = Coordinator(sites_of(tmp_path))
+    site, real = coordinator.sites[0], client.site.counts_vector
+    monkeypatch.setattr(client.site, "counts_vector", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        site.handle(coordinator.request("evaluate"), coordinator.model)
+    monkeypatch.setattr(client.site, "counts_vector", real)
+    cut_off, other = coordinator.model, coordinator.model + np.float32(0.1)
+    coordinator.model = other
+    with pytest.raises(Refused) as caught:  # or failing on purpose, model after model, would tell who is there
+        site.handle(coordinator.request("evaluate"), coordinator.model)
+    assert caught.value.rule == "evaluations"
+    coordinator.model = cut_off
+    _, vector = Site(site.directory).handle(coordinator.request("evaluate"), coordinator.model)
+    assert vector is not None
+    assert [charge.pure_epsilon for charge in site.ledger.charges()] == [1.0, 0.0]
+
+
+def test_an_evaluation_begun_earlier_is_not_paid_for_by_one_of_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator = Coordinator(sites_of(tmp_path))
+    site, real = coordinator.sites[0], Ledger.append
+    monkeypatch.setattr(Ledger, "append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):  # begun, not charged
+        site.handle(coordinator.request("evaluate"), coordinator.model)
+    monkeypatch.setattr(Ledger, "append", real)
+    begun = coordinator.model
+    coordinator.model = coordinator.model + np.float32(0.1)
+    site.handle(coordinator.request("evaluate"), coordinator.model)
+    coordinator.model = begun
+    with pytest.raises(Refused) as caught:
+        site.handle(coordinator.request("evaluate"), coordinator.model)
+    assert caught.value.rule == "evaluations"
+
+
 def test_the_same_request_again_gets_the_same_bytes_and_costs_nothing(tmp_path: Path) -> None:
     coordinator = Coordinator(sites_of(tmp_path))
     site, request = coordinator.sites[0], coordinator.request()
