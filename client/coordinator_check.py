@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
+from client.troubles import trust
 from fedmodels.joining import Invitation
 
 _SECONDS = 10.0
@@ -34,9 +35,9 @@ def reach(invitation: Invitation) -> Iterator[Check]:
     """Network, TLS and clock, as far as each can be checked."""
     address = invitation.address
     host, _, port = address.rpartition(":")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=invitation.certificate)
-    connection = http.client.HTTPSConnection(host.strip("[]"), int(port), timeout=_SECONDS, context=context)
+    connection = http.client.HTTPSConnection(
+        host.strip("[]"), int(port), timeout=_SECONDS, context=trust(invitation.certificate)
+    )
     try:
         connection.connect()
         ours = datetime.now(UTC)

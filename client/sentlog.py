@@ -116,13 +116,13 @@ class SentLog:
         if upload is not None:
             self._prune(keep_bytes)
 
-    def is_newest(self, message: Message) -> bool:
-        """Whether the last line is that of exactly this message."""
+    def newest(self) -> Line | None:
+        """The last line."""
         if not self.path.exists():
-            return False
+            return None
         with self._locked() as log:
             last = self._last(log)
-        return bool(last) and _decode(last, self.path).sha256 == message.sha256
+        return _decode(last, self.path) if last else None
 
     def lines(self) -> Iterator[tuple[Line, bytes]]:
         """Every line and its own bytes, in order; a last one that a crash cut short never left and is passed over."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from client.agreement import changes, hospitals, spending, terms
 from client.folder import SiteFolder
@@ -43,7 +43,8 @@ def _show(site: SiteFolder, study: Study, roster: Roster, budget: str) -> None:
     for row in [*terms(study, site.invitation), ("this hospital", budget)]:
         table.add_row(*row)
     _console.print(table)
-    parties = Table("hospital", "declared size", "fingerprint of its card", title="Who takes part")
+    fingerprint = Column("fingerprint of its card", no_wrap=True)
+    parties = Table("hospital", "declared size", fingerprint, title="Who takes part")
     for party in hospitals(roster, site.name):
         parties.add_row(*party)
     _console.print(parties)

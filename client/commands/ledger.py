@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from client.balance import Account, Balance, balance, over_time
 from client.folder import SiteFolder
@@ -60,7 +60,7 @@ def witness(directory: Path, hospital: str) -> None:
             where=str(directory / "witness.sqlite"),
             fix="heads come with a study's requests; ask another hospital or the coordinator",
         )
-    table = Table("hospital", "head of its ledger", "first seen here")
+    table = Table("hospital", Column("head of its ledger", no_wrap=True), "first seen here")
     for entry in held:
         table.add_row(entry.hospital, grouped(entry.head[:32].hex()), entry.time)
     _console.print(table)
@@ -75,10 +75,10 @@ def _find(chain: Chain, head: str, path: Path) -> str:
         if digest.hex().startswith(digits):
             return f"The head is that of row {number} of {len(chain.hashes)}, {chain.charges[number - 1].time}."
     raise LedgerError(
-        "the ledger does not contain this head: it is older than what this hospital released",
+        "the ledger does not contain this head: it is another hospital's, or this ledger is older than what left",
         where=str(path),
-        fix="restore the newest copy of ledger.sqlite and ledger.head, and empty the folder `runs`; until then, take "
-        "part in nothing",
+        fix="compare the digits. If they are right, take part in nothing until the newest copy of ledger.sqlite and "
+        "ledger.head is restored, and empty the folder `runs`",
     )
 
 

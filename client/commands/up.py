@@ -30,11 +30,21 @@ def up(directory: Path) -> None:
         node_key=directory / "node.key",
         site=directory,
         on_event=_say,
-        may_leave=lambda reply, vector: Site(directory).was_logged(reply, vector),
+        may_leave=lambda reply, vector: _may_leave(Site(directory), reply, vector),
     )
     _say(f"{site.name} answers to {site.invitation.name} at {site.invitation.address}")
     run_node(options, stop)
     _say("stopped")
+
+
+def _may_leave(site: Site, reply: bytes, vector: bytes | None) -> bool:
+    """Whether the log lists exactly this message; tells the people here what leaves."""
+    if not site.was_logged(reply, vector):
+        return False
+    if line := site.sent.newest():
+        why = ", see errors.log" if line.kind == "refusal" else ""
+        _say(f"sends {line.kind}{why}: {line.bytes:,} bytes, SHA-256 {line.sha256[:16]}")
+    return True
 
 
 def _say(event: str) -> None:
