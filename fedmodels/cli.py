@@ -184,6 +184,17 @@ def bench_noise(
     command(as_json=json, quick=quick)
 
 
+@bench_app.command("deployment")
+def bench_deployment(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A model of 1 MB, 4 rounds.")] = False,
+) -> None:
+    """Seconds per round of a coordinator and three hospitals as processes of their own. About five minutes, or one."""
+    from simulations.benchmarks.deployed_rounds import deployed_rounds as command
+
+    command(as_json=json, quick=quick)
+
+
 @bench_app.command("utility")
 def bench_utility(
     problem: Annotated[str, typer.Option(help="One data set only.", show_default="all")] = "",
