@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from anyio import to_thread
 
 Event = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -133,6 +134,9 @@ async def _run(servers: Mapping[_Server, socket.socket], ready: Callable[[], Non
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
+    import os
+
+    to_thread.current_default_thread_limiter().total_tokens = int(os.environ.get("TOK", "1"))
     tasks = [asyncio.create_task(server.serve(sockets=[listener])) for server, listener in servers.items()]
     while not all(server.started for server in servers) and not any(task.done() for task in tasks):
         await asyncio.sleep(0.02)

@@ -1,6 +1,7 @@
 """The processes of a deployment under test: `processes.py link CONFIG` and `processes.py node OPTIONS`, both JSON.
 
-The node's ClientApp answers without a site: each kind of request has an answer that a test can recognise.
+A node's ClientApp is a stand-in that answers without a site, each kind of request in a way that a test can recognise;
+with the option `app` set to `installed` it is the one of the package.
 """
 
 import json
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -29,9 +31,10 @@ def link(options: dict[str, str]) -> None:
 
 
 def node(options: dict[str, str]) -> None:
+    if options.get("app") != "installed":  # whose import takes seconds
+        sys.modules["client.app"] = SimpleNamespace(app=stand_in())  # type: ignore[assignment]
     import client.node
 
-    client.node.app = stand_in()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     held_back = options.get("may_leave") == "no"

@@ -6,7 +6,7 @@ The file is named by FEDMODELS_AUDIT. Unix sockets do not leave the machine and 
 import os
 import sys
 
-_HERE = ("127.0.0.1", "::1")
+_HERE = ("127.0.0.1", "localhost")
 
 
 def _watch(event: str, args: tuple[object, ...]) -> None:
