@@ -121,8 +121,8 @@ def _data(site: Site) -> Iterator[Check]:
 
 
 def _classes(data: Dataset, labels: tuple[str, ...], least: int) -> Iterator[Check]:
-    training = data.part(TRAIN)
-    counts = [len(np.unique(training.patients[training.y == label])) for label in range(len(labels))]
+    training = data.split == TRAIN
+    counts = [len(np.unique(data.patients[training & (data.y == label)])) for label in range(len(labels))]
     said = "training patients: " + ", ".join(f"{name} {count}" for name, count in zip(labels, counts, strict=True))
     few = [name for name, count in zip(labels, counts, strict=True) if count < least]
     if few:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from client.agreement import changes, hospitals, spending, terms
@@ -40,8 +41,8 @@ def approve(directory: Path, study_file: Path, roster_file: Path, *, yes: bool) 
 def _show(site: SiteFolder, study: Study, roster: Roster, budget: str) -> None:
     title = f"{study.study.name}, study {study.digest.hex()[:16]}, roster {roster.digest.hex()[:16]}"
     table = Table(title=title, show_header=False, show_lines=True)
-    for row in [*terms(study, site.invitation), ("this hospital", budget)]:
-        table.add_row(*row)
+    for heading, text in [*terms(study, site.invitation), ("this hospital", budget)]:
+        table.add_row(heading, escape(text))
     _console.print(table)
     fingerprint = Column("fingerprint of its card", no_wrap=True)
     parties = Table("hospital", "declared size", fingerprint, title="Who takes part")
@@ -73,5 +74,5 @@ def _check(site: SiteFolder, study: Study, roster: Roster, elsewhere: float) -> 
         return
     _console.print("[bold red]Policy: refuses it[/], by")
     for refusal in refused:
-        _console.print(f"  [bold]{refusal.rule}[/]: {refusal.what}")
+        _console.print(f"  [bold]{refusal.rule}[/]: {escape(refusal.what)}")
     raise refused[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from client.coordinator_check import Check
@@ -38,5 +39,5 @@ def show(hospital: str, checks: Sequence[Check]) -> None:
     """Print checks as a table."""
     table = Table("", "", "found", "what to do", title=f"Is {hospital} ready?")
     for check in checks:
-        table.add_row(check.what, f"[{_STYLES[check.state]}]{check.state}[/]", check.found, check.do)
+        table.add_row(check.what, f"[{_STYLES[check.state]}]{check.state}[/]", escape(check.found), escape(check.do))
     _console.print(table)

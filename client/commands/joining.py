@@ -7,6 +7,7 @@ import msgspec
 import tomli_w
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from client.folder import SiteFolder, bind, create_site, declared_size
 from fedmodels.data.binding import read_binding
@@ -25,7 +26,8 @@ def init(directory: Path, name: str, size: int, invitation: Path | None, data: P
     except msgspec.ValidationError:
         raise UsageError(f"`{name}` cannot be a hospital's name", where="--name", fix="use a-z, 0-9, - and _") from None
     binding = read_binding(data) if data else None
-    invited = parse_invitation(read_text(invitation), str(invitation)) if invitation else None
+    text = read_text(invitation) if invitation else ""
+    invited = parse_invitation(text, str(invitation)) if invitation else None
     create_site(directory, name)
     site = SiteFolder(directory)
     card = site.card(declared_size(size))
@@ -37,19 +39,20 @@ def init(directory: Path, name: str, size: int, invitation: Path | None, data: P
     _console.print(f"  fingerprint    [bold]{card_fingerprint(card)}[/]")
     _console.print(f"  declared size  {card.declared_size}{_rounding(size, card.declared_size)}")
     _console.print("Whoever puts this hospital on a roster compares the fingerprint with you over the telephone.\n")
-    if invited:
-        _pin(site, invited, read_text(invitation or Path()), yes=yes)
-    _console.print(_next_steps(directory, has_data=bool(binding), connected=(directory / "invitation.toml").exists()))
+    connected = invited is not None and _pin(site, invited, text, yes=yes)
+    _console.print(_next_steps(directory, has_data=bool(binding), connected=connected))
 
 
 def connect(directory: Path, file: Path, *, yes: bool) -> None:
     """Pin the coordinator of an invitation, after a person has compared its fingerprint."""
     text = read_text(file)
-    _pin(SiteFolder(directory), parse_invitation(text, str(file)), text, yes=yes)
+    if not _pin(SiteFolder(directory), parse_invitation(text, str(file)), text, yes=yes):
+        raise typer.Exit(1)
 
 
-def _pin(site: SiteFolder, invitation: Invitation, text: str, *, yes: bool) -> None:
-    _console.print(f"Coordinator [bold]{invitation.name}[/] at {invitation.address}")
+def _pin(site: SiteFolder, invitation: Invitation, text: str, *, yes: bool) -> bool:
+    """Show whom the invitation is from and pin it; False where a person says no."""
+    _console.print(f"Coordinator [bold]{invitation.name}[/] at {escape(invitation.address)}")
     _console.print(f"  fingerprint    [bold]{invitation.fingerprint}[/]")
     if site.policy.coordinators and invitation.fingerprint not in site.policy.coordinators:
         raise Refused(
@@ -63,12 +66,13 @@ def _pin(site: SiteFolder, invitation: Invitation, text: str, *, yes: bool) -> N
         _console.print(f"[bold]Another one than before[/]: {before.name}, {before.fingerprint}")
     if not yes and not typer.confirm("Did the coordinator's people tell you this fingerprint over another way?"):
         _console.print("Not connected; nothing was changed.")
-        raise typer.Exit(1)
+        return False
     with site.locked():
         write_synced(site.directory / "invitation.toml", text.encode())
     approved = (site.directory / "approved" / "record.json").exists()
     again = " A study that was approved for another coordinator must be approved again." if approved else ""
     _console.print(f"Connected: this hospital talks to nobody else.{again}")
+    return True
 
 
 def _rounding(size: int, declared: int) -> str:

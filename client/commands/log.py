@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from client.folder import SiteFolder
@@ -70,4 +71,4 @@ def _said(found: Proof) -> list[str]:
 def _row(line: Line) -> tuple[str, ...]:
     session = "" if line.session is None else str(line.session)
     epsilon = "" if line.epsilon is None else f"{line.epsilon:.3f}"
-    return line.time, line.to, line.kind, line.run[:8], session, f"{line.bytes:,}", line.sha256[:16], epsilon
+    return line.time, escape(line.to), line.kind, line.run[:8], session, f"{line.bytes:,}", line.sha256[:16], epsilon

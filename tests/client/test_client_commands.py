@@ -115,6 +115,15 @@ def test_a_wrong_init_makes_nothing(folder: Path, folder_name: str, arguments: l
     assert contents(folder) == before
 
 
+def test_who_says_no_to_an_invitation_has_a_hospital_all_the_same(folder: Path) -> None:
+    done = client("init", folder / "new", "--name", "new", "--size", "5", "--invitation", folder / "invitation.toml",
+                  answer="n\n")  # fmt: skip
+    assert done.code == 0
+    assert "Not connected" in done.said
+    assert "client connect" in done.said
+    assert SiteFolder(folder / "new").invitation is None
+
+
 def test_a_coordinator_is_pinned_only_by_whoever_says_yes(folder: Path) -> None:
     (folder / "other.toml").write_text(invitation("south-star"))
     other = parse_invitation((folder / "other.toml").read_text())
@@ -125,6 +134,14 @@ def test_a_coordinator_is_pinned_only_by_whoever_says_yes(folder: Path) -> None:
         assert said in done.said
     assert client("connect", folder / "h1", folder / "other.toml", answer="y\n").code == 0
     assert SiteFolder(folder / "h1").coordinator == other.fingerprint
+
+
+def test_an_address_in_brackets_is_shown_whole(folder: Path) -> None:
+    (folder / "ipv6.toml").write_text(invitation("north-star", "[fe80::1]:9443"))
+    assert "at [fe80::1]:9443" in client("connect", folder / "h1", folder / "ipv6.toml", "--yes").said
+    shown = client("approve", folder / "h1", folder / "study.toml", folder / "roster.toml", "--yes")
+    assert "[fe80::1]:9443" in shown.said
+    assert "[fe80::1]:9443" in client("doctor", folder / "h1").said
 
 
 def test_a_coordinator_that_the_policy_does_not_list_is_refused(folder: Path) -> None:

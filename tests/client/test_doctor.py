@@ -114,7 +114,7 @@ def _rewrite(name: str, old: str, new: str) -> Callable[[Path], None]:
         ("policy", lambda f: (f / "policy.toml").write_text("modus = 1"), "unknown key"),
         ("coordinator", lambda f: (f / "invitation.toml").unlink(), "not connected"),
         ("approval", lambda f: (f / "approved" / "study.toml").unlink(), "no study is approved"),
-        ("approval", _rewrite("approved/roster.toml", "48", "49"), "byte for byte"),
+        ("approval", _rewrite("approved/roster.toml", "declared_size = ", "declared_size =  "), "byte for byte"),
         ("approval", _rewrite("policy.toml", "min_patients", "min_roster = 9\nmin_patients"), "refuses it now"),
         ("data", lambda f: (f / "data.toml").unlink(), "no such file"),
         ("data", _rewrite("policy.toml", "= 40", "= 400"), "`min_patients` is 400"),
