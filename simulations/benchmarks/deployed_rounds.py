@@ -14,20 +14,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
+from client.commands.joining import init
 from client.contribution import Task, update_vector
-from client.folder import SiteFolder, create_site
+from client.folder import SiteFolder
 from fedmodels.data.dataset import TRAIN
 from fedmodels.data.load import load
 from fedmodels.dp.plan import plan_for
 from fedmodels.errors import RunError
-from fedmodels.files import write_synced
+from fedmodels.files import read_text
+from fedmodels.joining import parse_card
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
 from fedmodels.settings import apply_settings
@@ -155,19 +158,13 @@ def _prepare(folder: Path, study: Path) -> tuple[Home, list[Path]]:
     sites = []
     for number, binding in enumerate(write_cohort("table", folder / "cohort", 3, 200, 0), 1):
         site = folder / f"hospital-{number}"
-        create_site(site, site.name)
-        folder_of = SiteFolder(site)
-        write_synced(site / "invitation.toml", home.invitation.read_bytes())
-        write_synced(site / "data.toml", _absolute(binding))
-        home.add_hospital(folder_of.card(150))
+        with redirect_stdout(StringIO()):
+            init(site, site.name, 150, home.invitation, binding, yes=True)
+        home.add_hospital(parse_card(read_text(site / "card.toml")))
         sites.append(site)
     for site in sites:
         SiteFolder(site).approve(study.read_bytes(), home.roster_file.read_bytes())
     return home, sites
-
-
-def _absolute(binding: Path) -> bytes:
-    return binding.read_text().replace('path = "', f'path = "{binding.parent}/').encode()
 
 
 @contextmanager

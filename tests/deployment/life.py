@@ -85,10 +85,14 @@ class Hospital:
         self.program = self._start()
         self._thread.start()
 
-    def stop(self) -> None:
+    def tell_to_stop(self) -> None:
         self._wanted.clear()
         if self.program.process.poll() is None:
-            self.program.stop()
+            self.program.process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        self.tell_to_stop()
+        self.program.process.wait(30)
 
     def text(self) -> str:
         return self.program.text()
@@ -145,9 +149,11 @@ class Consortium:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for hospital in self.hospitals:
-            if hospital._wanted.is_set():
-                hospital.stop()
+        running = [hospital for hospital in self.hospitals if hospital._wanted.is_set()]
+        for hospital in running:
+            hospital.tell_to_stop()
+        for hospital in running:
+            hospital.stop()
         for name in ("link", "coordinator"):
             program = getattr(self, name, None)
             if program and program.process.poll() is None:

@@ -11,22 +11,34 @@ pytestmark = pytest.mark.deployment
 
 
 def test_a_whole_life(tmp_path: Path) -> None:
-    with Consortium(tmp_path, "training.rounds=3") as consortium:
+    with Consortium(tmp_path, "training.rounds=6") as consortium:
         consortium.up()
         found = json.loads(command("server", "status", str(consortium.home), "--json"))
         assert found["link"]
         assert [h["connected"] for h in found["hospitals"]] == [True, True, True]
         consortium.run()
+        consortium.wait_for_round(2)
+        command("server", "stop", str(consortium.home))
+        assert consortium.coordinator.wait(60) == 1
+        assert "`server resume` goes on with it" in consortium.coordinator.text()
+        found = json.loads(command("server", "status", str(consortium.home), "--json"))
+        assert found["run"]["state"] == "stopped"
+        done = found["run"]["round"]
+        assert 2 <= done < 6
+        consortium.resume()
         result = consortium.finish()
         assert result["hospitals"] == list(HOSPITALS)
-        assert result["rounds_completed"] == 3
+        assert result["rounds_completed"] == 6
         assert result["dropouts"] == []
         assert result["metrics"]["n"] > 0
         found = json.loads(command("server", "status", str(consortium.home), "--json"))
-        assert (found["run"]["state"], found["run"]["round"]) == ("finished", 3)
+        assert (found["run"]["state"], found["run"]["round"]) == ("finished", 6)
         for hospital in consortium.hospitals:
             rows = hospital.ledger()
-            assert [row["kind"] for row in rows] == ["train", "train", "train", "evaluate"]
+            assert [(row["kind"], row["round"]) for row in rows] == [
+                *(("train", n) for n in range(1, 7)),
+                ("evaluate", 6),
+            ]
         for name in ("model.safetensors", "model.json", "report.html", "rounds.jsonl", "study.toml"):
             assert (consortium.directory / name).exists()
         binding = str(consortium.hospitals[0].site / "data.toml")
