@@ -12,10 +12,14 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 import torch
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from torch import Tensor
 
-_CHUNK = 1 << 17  # normals at a time: they stay in the cache, and torch's threads are worth starting for so many
+_PAIRS = 1 << 16  # of normals at a time: they stay in the cache, and torch's threads are worth starting for so many
+_ZEROS = memoryview(bytes(1 << 18))
+_TAG_BYTES = 16
+_MANTISSA, _ONE = (1 << 52) - 1, 0x3FF << 52  # bits of a float64: those after the point, those of 1.0
 
 
 class SecureSource:
@@ -23,6 +27,7 @@ class SecureSource:
 
     def __init__(self, key: bytes | None = None) -> None:
         self._stream = Cipher(algorithms.AES(key or os.urandom(32)), modes.CTR(bytes(16))).encryptor()
+        self._fast, self._pieces = AESGCM(self._stream.update(bytes(32))), 0
 
     def __repr__(self) -> str:
         return "SecureSource(<key>)"
@@ -37,21 +42,46 @@ class SecureSource:
         return bits.astype(np.float64) * 2.0**-53
 
     def normal(self, count: int) -> npt.NDArray[np.float64]:
-        """`count` independent standard normals by Box and Muller 1958, in float64; |x| <= 8.58 by construction.
+        """`count` independent standard normals by Box and Muller 1958, in float64; |x| < 8.5 by construction.
 
         A floating-point Gaussian is not exact (Mironov 2012). What leaves a hospital is not this value but a function
         of many steps of it rounded to a public lattice; the discrete Gaussian on that lattice is for `distributed`.
         """
         values = np.zeros(count)
-        _add_normals(torch.from_numpy(values), 1.0, 1.0, self._stream)
+        self.add_normal(torch.from_numpy(values), 1.0, 1.0)
         return values
 
+    @torch.no_grad()
     def add_normal(self, target: Tensor, deviation: float, factor: float) -> None:
         """target = (target + deviation * `normal`) * factor, in place, in float64 and rounded once to target's type.
 
         target: contiguous, of any shape and device. Takes 3 MB beside it.
         """
-        _add_normals(target.view(-1), deviation, factor, self._stream)
+        flat = target.view(-1)
+        pairs = min(_PAIRS, (len(flat) + 1) // 2)
+        words = torch.empty(2 * pairs + 2, dtype=torch.int64)  # two are room for a tag
+        random, normals = words[:-2], words[:-2].view(torch.float64)
+        first, second = normals.view(2, pairs)
+        radius, before = torch.empty(pairs, dtype=torch.float64), torch.empty(2 * pairs, dtype=torch.float64)
+        two, scale = torch.tensor(2.0, dtype=torch.float64), -2.0 * (deviation * factor) ** 2
+        for part in torch.split(flat, 2 * pairs) if pairs else ():
+            self._fill(words.numpy().data.cast("B"))
+            random.bitwise_and_(_MANTISSA).bitwise_or_(_ONE)  # uniform on the multiples of 2^-52 in [1, 2)
+            torch.sub(two, first, out=radius).log_().mul_(scale).sqrt_()  # the logarithm of a number in (0, 1]
+            torch.cos(second.mul_(2.0 * math.pi), out=first).mul_(radius)
+            second.sin_().mul_(radius)
+            part.copy_(normals[: len(part)].add_(before[: len(part)].copy_(part), alpha=factor))
+
+    def _fill(self, room: memoryview) -> None:
+        """Random bytes from a second key, by pieces; the last 16 are a tag that is not used.
+
+        Encrypting zeros with AES-GCM gives the AES-256-CTR keystream (NIST SP 800-38D, section 7.1), twice as fast as
+        CTR mode does. No nonce is used twice.
+        """
+        for start in range(0, len(room) - _TAG_BYTES, len(_ZEROS)):
+            piece = room[start : start + len(_ZEROS) + _TAG_BYTES]
+            self._fast.encrypt_into(self._pieces.to_bytes(12, "big"), _ZEROS[: len(piece) - _TAG_BYTES], None, piece)
+            self._pieces += 1
 
     def below(self, bound: int) -> int:
         """A uniform integer in [0, bound), by rejection: exactly uniform."""
@@ -60,27 +90,6 @@ class SecureSource:
         while (value := int.from_bytes(self.bytes(size), "big")) >= limit:
             pass
         return value % bound
-
-
-@torch.no_grad()
-def _add_normals(flat: Tensor, deviation: float, factor: float, stream: CipherContext) -> None:
-    """`SecureSource.add_normal` by chunks; flat: [n]."""
-    chunk = min(_CHUNK, len(flat) + len(flat) % 2)
-    zeros, raw = bytes(8 * chunk), bytearray(8 * chunk + 15)  # a cipher wants room for a block more
-    bits = torch.frombuffer(raw, dtype=torch.int64, count=chunk)
-    normals = torch.empty(chunk, dtype=torch.float64)
-    cosines, sines = normals[: chunk // 2], normals[chunk // 2 :]
-    radius, angle = torch.empty(2, chunk // 2, dtype=torch.float64)
-    for part in torch.split(flat, chunk) if chunk else ():
-        stream.update_into(zeros, raw)
-        bits.bitwise_right_shift_(11)  # signed: multiples of 1 in [-2^52, 2^52)
-        radius.copy_(bits[: chunk // 2]).mul_(-(2.0**-53)).add_(0.5)  # uniform on the multiples of 2^-53 in (0, 1]
-        radius.log_().mul_(-2.0 * deviation**2).sqrt_()
-        angle.copy_(bits[chunk // 2 :]).mul_(math.pi * 2.0**-52)
-        torch.cos(angle, out=cosines).mul_(radius)
-        torch.sin(angle, out=sines).mul_(radius)
-        noise = normals[: len(part)]
-        part.copy_(noise.add_(part.cpu()).mul_(factor))
 
 
 def discrete_laplace(count: int, scale: Fraction, source: SecureSource) -> npt.NDArray[np.int64]:
