@@ -1,26 +1,37 @@
 """`fedmodels bench dp`: its structure, that every contender takes steps, and what it leaves out."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from msgspec import structs
 
-from fedmodels.models.cnn import CnnSizes
+from fedmodels.cli import bench_dp
 from simulations.benchmarks import private_steps as bench
 from simulations.benchmarks.steps.cases import cases
 from simulations.benchmarks.steps.contenders import CONTENDERS, OPACUS, OURS, STOCK
 
+SMALL_SIZES = {
+    "cnn": {"channels": (2,), "dense": 2},
+    "lstm": {"hidden": 3, "dense": 2},
+    "gru": {"hidden": 3, "dense": 2},
+}
+SMALL = [
+    replace(
+        case,
+        batch=2,
+        architecture=replace(case.architecture, sizes=structs.replace(case.architecture.sizes, **SMALL_SIZES[family])),
+    )
+    for case in cases()
+    if case.small and (family := case.architecture.family)
+]
+
 
 @pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 @pytest.mark.filterwarnings("ignore")
-def test_every_contender_takes_steps_of_a_small_model(contender):
-    case = cases()[0]
-    small = replace(case, batch=2, architecture=replace(case.architecture, sizes=CnnSizes(channels=(2,), dense=2)))
-    step = contender.prepare(small)
+def test_every_contender_takes_steps_of_a_small_model(contender, case):
+    step = contender.prepare(case)
     for _ in range(2):
         step()
 
@@ -44,20 +55,23 @@ def test_goals_are_compared_with_the_best_of_opacus_and_unmeasured_ones_are_not_
     assert found["CNN 64: step, times the plain one"].reached is None
 
 
-@pytest.mark.slow
-def test_bench_dp_reports_every_contender_of_the_small_cases(tmp_path: Path):
-    done = subprocess.run(
-        [sys.executable, "-m", "fedmodels.cli", "bench", "dp", "--quick", "--json"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600, env=dict(os.environ),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    small = [case.name for case in cases() if case.small]
+@pytest.mark.filterwarnings("ignore")
+def test_a_quick_report_has_every_contender_of_the_small_cases(monkeypatch, capsys):
+    """The models are small and no memory is measured; the test below does that for one of them."""
+    monkeypatch.setattr(bench, "cases", lambda: (*SMALL, *(case for case in cases() if not case.small)))
+    monkeypatch.setattr(bench, "peak", lambda case, contender: 200_000_000 + len(case + contender))
+    bench_dp(json=True, quick=True)
+    report = json.loads(capsys.readouterr().out)
+    assert len(SMALL) == 3
     assert [(row["case"], row["contender"]) for row in report["rows"]] == [
-        (case, contender.name) for case in small for contender in CONTENDERS
+        (case.name, contender.name) for case in SMALL for contender in CONTENDERS
     ]
     for row in report["rows"]:
         assert row["milliseconds"] > 0
-        assert row["peak_bytes"] > 100e6
+        assert row["peak_bytes"] == 200_000_000 + len(row["case"] + row["contender"])
     assert any(target["reached"] is not None for target in report["targets"])
     assert report["machine"]["versions"]["opacus"].startswith("1.6")
+
+
+def test_peak_memory_is_that_of_a_process_of_its_own():
+    assert 100e6 < bench.peak("CNN 28", OURS.name) < 2e9
