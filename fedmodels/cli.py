@@ -10,6 +10,7 @@ from client.cli import app as client_app
 from fedmodels import allocator
 from fedmodels.errors import FedmodelsError
 from server.cli import app as server_app
+from simulations.audit_cli import app as audit_app
 
 app = typer.Typer(
     name="fedmodels",
@@ -22,6 +23,7 @@ app = typer.Typer(
 study_app = typer.Typer(no_args_is_help=True, help="Write and check study files.")
 data_app = typer.Typer(no_args_is_help=True, help="Fetch public data sets, write synthetic cohorts.")
 bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine, side by side with what others offer.")
+app.add_typer(audit_app, name="audit")
 app.add_typer(client_app, name="client")
 app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")

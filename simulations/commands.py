@@ -49,7 +49,7 @@ def simulate(
         raise UsageError("dropouts are simulated on the local backend only", where="--drop", fix="use --backend local")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("the folder is not empty", where=str(out), fix="name a new folder for this run")
-    file = _study_file(name)
+    file = study_file(name)
     number, folders = _sites(sites)
     if number:
         settings = [*settings, f"federation.hospitals={number}"]
@@ -107,7 +107,8 @@ def data_synthetic(kind: str, out: Path, hospitals: int, patients: int, seed: in
         _console.print(str(binding))
 
 
-def _study_file(name: str) -> Path:
+def study_file(name: str) -> Path:
+    """The file of a bundled study, or the one that a path names."""
     bundled = _STUDIES / name / "study.toml"
     if bundled.is_file():
         return bundled

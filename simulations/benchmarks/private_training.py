@@ -79,7 +79,12 @@ def train_pooled_private(study: Study, parts: Parts) -> Weights:
 
 def train_local(study: Study, parts: Parts) -> Weights:
     """Mode `local` over `parts`: local private steps, weighted averages."""
-    plan, roster = _plan(study), roster_of(parts)
+    return train_averaged(study, parts, _plan(study))
+
+
+def train_averaged(study: Study, parts: Parts, plan: Plan | None) -> Weights:
+    """Local steps at each of `parts` and weighted averages: mode `local`, or mode `none` where there is no plan."""
+    roster = roster_of(parts)
     data, names = {name: part.part(TRAIN) for name, part in parts.items()}, tuple(roster.sizes)
 
     def update(number: int, model: npt.NDArray[np.float32]) -> MeanUpdate:
