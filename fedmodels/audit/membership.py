@@ -147,5 +147,5 @@ def _log_density(values: Floats, means: Floats, variance: float) -> Floats:
 
 
 def _probability(confidences: Floats) -> Floats:
-    result: Floats = 1.0 / (1.0 + np.exp(-confidences))
+    result: Floats = np.exp(-np.logaddexp(0.0, -confidences))
     return result
