@@ -1,7 +1,7 @@
 """`fedmodels audit view` for images: what attacks get back from updates with and without each protection."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,11 @@ OnStep = Callable[[], None]
 
 GRADIENT = Attack(steps=2000, restarts=2, learning_rate=0.02, total_variation=1e-3)
 FEATURES = Attack(steps=2000, restarts=1, learning_rate=0.05, total_variation=1e-3, signs=False)
+# Fewer features than pixels leave many pictures to choose from, and smoothness has to choose among them.
+NARROW_GRADIENT = replace(GRADIENT, learning_rate=0.01, total_variation=1e-2)
+NARROW_FEATURES = replace(FEATURES, total_variation=3e-2)
 _PUBLIC = 512  # records of others that the planner of an imprint knows
+_CHUNK = 64  # records per forward pass: a large picture has large activations
 _EXACT = 0.01  # relative error of what the dense layer was given
 
 
@@ -66,11 +70,6 @@ def steps_of(study: Study) -> int:
 
 def show(study: Study, cast: Cast, on_view: Callable[[str], None], on_step: OnStep) -> Gallery:
     """All views of a study of images, at its first round, when the model is new."""
-    model = build_model(study)
-    if not isinstance(model, Cnn):
-        raise UsageError(
-            f"there is no imprint for the model `{study.model.name}`", where="audit view", fix="use the model `cnn`"
-        )
     viewer = _Viewer(study, cast, on_step)
     with one_thread():
         for name, patients, make in _inversions(study):
@@ -120,7 +119,7 @@ class _Viewer:
 
     def invert(self, name: str, patients: int, make: Make) -> None:
         """Gradient inversion by a coordinator that keeps to the protocol."""
-        model, attacked = build_model(self._study), self._cast.attacked.take(np.arange(patients))
+        model, attacked = self._model(), self._cast.attacked.take(np.arange(patients))
         observed = make(Scene(self._study, flatten(model)), attacked)
         found = invert_gradient(
             model.eval(),
@@ -128,15 +127,13 @@ class _Viewer:
             torch.from_numpy(observed.astype(np.float32)),
             torch.from_numpy(attacked.y),
             self._x.shape[1:],
-            self._search(GRADIENT),
+            self._search(NARROW_GRADIENT if self._narrow(model) else GRADIENT),
         )
         self._keep(name, found.images)
 
     def imprint(self, name: str, make: Make) -> None:
         """The imprint attack by a coordinator that sends malicious weights for the two dense layers."""
-        model = build_model(self._study)
-        if not isinstance(model, Cnn):
-            raise UsageError("an imprint needs a dense layer", where="audit view")
+        model = self._model()
         public = self._cast.others.take(np.arange(min(_PUBLIC, len(self._cast.others))))
         plant(plan_imprint(_features(model, to_tensors(public, self._study.input)[0]), model.dense.out_features),
               model.dense, model.output)  # fmt: skip
@@ -145,7 +142,8 @@ class _Viewer:
         found = take_apart(weight, bias, ATTACKED)
         true = _features(model, self._x)
         exact = int((torch.cdist(true, found).amin(1) < _EXACT * true.norm(dim=1)).sum())
-        images = invert_features(_encoder(model), found, self._x.shape[1:], self._search(FEATURES)).images
+        search = self._search(NARROW_FEATURES if self._narrow(model) else FEATURES)
+        images = invert_features(_encoder(model), found, self._x.shape[1:], search).images
         missing = ATTACKED - len(images)
         self._keep(name, torch.cat([images, images.new_zeros(missing, *images.shape[1:])]), exact)
 
@@ -160,6 +158,20 @@ class _Viewer:
         x = to_tensors(self._cast.others.take(np.flatnonzero(self._cast.others.y == label)), self._study.input)[0]
         mean: Pictures = _pictures(x.mean(0, keepdim=True))[0]
         return mean
+
+    def _model(self) -> Cnn:
+        """The study's model with its initial weights, fresh for every attack."""
+        model = build_model(self._study)
+        if not isinstance(model, Cnn):
+            raise UsageError(
+                f"there is no view for the model `{self._study.model.name}`",
+                where="audit view",
+                fix="use the model `cnn`",
+            )
+        return model
+
+    def _narrow(self, model: Cnn) -> bool:
+        return model.dense.in_features < self._x[0].numel()
 
     def _search(self, attack: Attack) -> Search:
         return Search(attack, self._study.training.seed, self._on_step)
@@ -183,5 +195,4 @@ def _encoder(model: Cnn) -> nn.Module:
 
 @torch.no_grad()
 def _features(model: Cnn, x: Tensor) -> Tensor:
-    flat: Tensor = model.features(x).flatten(1)
-    return flat
+    return torch.cat([model.features(chunk).flatten(1) for chunk in torch.split(x, _CHUNK)])

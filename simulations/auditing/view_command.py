@@ -29,6 +29,10 @@ _LIMIT = (
     "These are attacks that we know, on a new model and batches of our choice. What they miss another attack may find: "
     "only noise, and the epsilon that follows from it, holds against all of them."
 )
+_HARD_MODEL = (
+    "[bold]On this model the attacks see less than a guess even without protection. That is no protection:[/] they do "
+    "not try everything, and what they read out exactly is a patient's data as well."
+)
 _BUCKETS = (
     "A bucket is not a word: several words share one. But how words fall into buckets is public, and whoever hashes a "
     "dictionary knows the few words that each bucket can stand for."
@@ -82,6 +86,8 @@ def _images(console: Console, study: Study, input_: ImageInput, cast: Cast, out:
         f"dense layer were read out of the sum to within 1%. [bold]{out / GRID} shows patients[/]: delete it when you "
         "have seen it."
     )
+    if all(one.psnr <= one.baseline_psnr for one in gallery.views):
+        console.print(_HARD_MODEL)
 
 
 def _numbers(one: image_views.View) -> dict[str, Any]:

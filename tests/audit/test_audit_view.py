@@ -102,6 +102,7 @@ def test_the_command_writes_private_files_and_names_no_patient(
     assert [one["patients"] for one in record["views"]] == [1, 8, 4, 1, 1, 8, 8, 8]
     said = capsys.readouterr().out
     assert "may look at" in said
+    assert "less than a guess" in " ".join(said.split())  # after five steps
     assert "h1-" not in said + (out / "view.json").read_text()
     with pytest.raises(UsageError, match="not empty"):
         view("demo", binding, out, [*SMALL])
