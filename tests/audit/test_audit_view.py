@@ -37,7 +37,7 @@ def a_cast(tmp_path: Path, study: Study, kind: str = "image") -> Cast:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GRADIENT", "FEATURES"):
+    for name in ("GRADIENT", "FEATURES", "NARROW_GRADIENT", "NARROW_FEATURES"):
         monkeypatch.setattr(image_views, name, replace(getattr(image_views, name), steps=5, restarts=1))
 
 
@@ -94,7 +94,7 @@ def test_the_command_writes_private_files_and_names_no_patient(
 ) -> None:
     (binding,) = write_cohort("image", tmp_path / "cohort", 1, 60, 0)
     out = tmp_path / "out"
-    view("demo", binding, out, [*SMALL])
+    view("demo", binding, out, [])
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
     assert sorted(path.name for path in out.iterdir()) == ["grid.png", "view.json"]
     assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o600}
@@ -102,10 +102,25 @@ def test_the_command_writes_private_files_and_names_no_patient(
     assert [one["patients"] for one in record["views"]] == [1, 8, 4, 1, 1, 8, 8, 8]
     said = capsys.readouterr().out
     assert "may look at" in said
-    assert "less than a guess" in " ".join(said.split())  # after five steps
     assert "h1-" not in said + (out / "view.json").read_text()
     with pytest.raises(UsageError, match="not empty"):
-        view("demo", binding, out, [*SMALL])
+        view("demo", binding, out, [])
+
+
+@pytest.mark.parametrize(("likeness", "warned"), [(15.0, True), (25.0, False)])
+def test_attacks_that_fail_without_protection_are_no_reassurance(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    likeness: float,
+    warned: bool,
+) -> None:
+    pictures = np.full((ATTACKED, 1, 28, 28), 0.5)
+    gallery = image_views.Gallery(pictures, pictures, [image_views.View("one", pictures, likeness, 0.5, 20.0, 0.5)])
+    monkeypatch.setattr(image_views, "show", lambda *_: gallery)
+    (binding,) = write_cohort("image", tmp_path / "cohort", 1, 60, 0)
+    view("demo", binding, tmp_path / "out", [])
+    assert ("That is no protection" in " ".join(capsys.readouterr().out.split())) == warned
 
 
 def test_a_text_study_gives_away_every_bucket_without_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
