@@ -8,8 +8,10 @@ import numpy.typing as npt
 
 from client.training import gradient_sum, train_plain, train_private
 from fedmodels.data.dataset import Dataset
+from fedmodels.dp.canaries import Canaries
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource, discrete_laplace
+from fedmodels.errors import PrivacyError
 from fedmodels.evaluation.counts import histogram
 from fedmodels.models.batches import predict
 from fedmodels.models.registry import build_model
@@ -23,10 +25,11 @@ Vector = npt.NDArray[np.uint32]
 
 @dataclass(frozen=True)
 class Task:
-    """What a hospital is asked to contribute to: a round and its contributors."""
+    """What a hospital contributes to: a round and its number of contributors. canaries: of an audit by the hospital."""
 
     round: int
     contributors: int
+    canaries: Canaries | None = None
 
 
 def update_vector(
@@ -36,15 +39,23 @@ def update_vector(
 
     In mode `distributed` it is one gradient with this hospital's share of the noise, else the change of the model.
     """
-    if plan is not None and plan.mode == "distributed":
-        packing = gradient_packing(study, roster, plan, model.size)
-        return packing.pack(gradient_sum(study, model, data, plan), task.contributors, SecureSource())
+    canaries = task.canaries
     if plan is None:
+        if canaries:
+            raise PrivacyError("mode `none` promises nothing that could be audited", where="privacy.mode")
         position = list(roster.sizes).index(hospital)
         update = train_plain(study, model, data, (study.training.seed, task.round, position))
+        return update_packing(study, roster, model.size).pack(hospital, update.delta, update.loss)
+    if plan.mode == "distributed":
+        gradient = gradient_sum(study, model, data, plan, canaries)
+        packing = gradient_packing(study, roster, plan, gradient.size)
+        vector = packing.pack(gradient, task.contributors, SecureSource())
     else:
-        update = train_private(study, model, data, plan, roster.sizes[hospital])
-    return update_packing(study, roster, model.size).pack(hospital, update.delta, update.loss)
+        update = train_private(study, model, data, plan, roster.sizes[hospital], canaries)
+        vector = update_packing(study, roster, update.delta.size).pack(hospital, update.delta, update.loss)
+    if canaries:
+        canaries.contributed.append(vector.copy())  # it is masked in place
+    return vector
 
 
 def counts_vector(study: Study, roster: Roster, data: Dataset, model: Model) -> Vector:

@@ -26,6 +26,7 @@ from client.witness import check_heads
 from fedmodels import secagg, wire
 from fedmodels.data.dataset import TEST, TRAIN, Dataset
 from fedmodels.data.load import load
+from fedmodels.dp.canaries import Canaries
 from fedmodels.dp.plan import plan_for
 from fedmodels.errors import FedmodelsError, Refused, RemoteProtocolError
 from fedmodels.joining import sign_head
@@ -45,6 +46,8 @@ def facts_of(study: Study, roster: Roster, coordinator: str) -> Facts:
 
 class Site(SiteFolder):
     """One hospital, as the coordinator meets it."""
+
+    canaries: Canaries | None = None  # of an audit; only the process that runs this object can set it
 
     def handle(self, request: wire.Request, model: Model | None) -> Reply:
         """The reply to a request and the masked vector beside it; raises a `FedmodelsError` where it declines.
@@ -153,7 +156,7 @@ class Site(SiteFolder):
         if request.kind == "train":
             return update_vector(
                 self.study, self.roster, self.name, data.part(TRAIN), plan_for(self.study),
-                task=Task(request.round, contributors), model=model,
+                task=Task(request.round, contributors, self.canaries), model=model,
             )  # fmt: skip
         files = self._files(request.run_id)
         counts = files.counts(model)  # the noise was drawn and paid for: the same noisy counts may leave again

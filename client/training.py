@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fedmodels.data.dataset import Dataset
+from fedmodels.dp.canaries import Canaries
 from fedmodels.dp.clipping.memory import physical_batch
 from fedmodels.dp.clipping.prepare import prepare
 from fedmodels.dp.gradients import PrivateOptimizer
@@ -40,34 +41,58 @@ class LocalUpdate:
 class _Private:
     """Private steps of one hospital: the model as they need it, Poisson samples, sums of clipped gradients."""
 
-    def __init__(self, study: Study, start: npt.NDArray[np.float32], data: Dataset, plan: Plan, divisor: float) -> None:
-        self._study, self._data, self._source = study, data, SecureSource()
+    def __init__(
+        self,
+        study: Study,
+        start: npt.NDArray[np.float32],
+        data: Dataset,
+        plan: Plan,
+        divisor: float,
+        canaries: Canaries | None,
+    ) -> None:
+        self._study, self._data, self._source, self._canaries = study, data, SecureSource(), canaries
         template = build_model(study)
         unflatten(template, start)
-        prepared = prepare(_laid_out(template, study))
+        self._prepared = prepared = prepare(_laid_out(template, study))
+        self._chunk = min(_SINGLE_PRECISION, physical_batch(prepared, *_one_record(study, data)))
+        if canaries:
+            canaries.attach(prepared)
         self.model = prepared.model.train()
         self.optimizer = PrivateOptimizer(prepared, _optimizer(self.model, study.training), plan, divisor, self._source)
-        self._sampler = PoissonSampler(data.patients, plan.sampling_rate)
-        self._chunk = min(_SINGLE_PRECISION, physical_batch(prepared, *_one_record(study, data)))
+        patients = canaries.among(data.patients) if canaries else data.patients
+        self._sampler = PoissonSampler(patients, plan.sampling_rate)
 
     def accumulate_batch(self) -> Iterator[None]:
         """Add up the clipped gradients of one sample of patients; yields after each part that fits in memory."""
-        rows = self._sampler.draw(self._source)
+        drawn = self._sampler.draw(self._source)
+        rows = drawn[drawn < len(self._data)]
         for begin in range(0, len(rows), self._chunk):
             _backward(self.model, self._study, self._data.take(rows[begin : begin + self._chunk]))
             self.optimizer.accumulate()
             yield
+        if self._canaries:
+            for _ in self._canaries.write(self._prepared, drawn[drawn >= len(self._data)] - len(self._data)):
+                self.optimizer.accumulate()
+                yield
 
 
 def train_private(
-    study: Study, start: npt.NDArray[np.float32], data: Dataset, plan: Plan, declared_size: int
+    study: Study,
+    start: npt.NDArray[np.float32],
+    data: Dataset,
+    plan: Plan,
+    declared_size: int,
+    canaries: Canaries | None = None,
 ) -> LocalUpdate:
     """`plan.steps_per_release` DP-SGD steps from the global model `start` on the training records of one hospital.
 
     declared_size: the hospital's public size, which gives the divisor q * declared_size; the true number of patients
-    is used for nothing. Randomness comes from the operating system alone.
+    is used for nothing. Randomness comes from the operating system alone. canaries: of an audit, which trains their
+    free coordinates as weights that start at zero, so that the change is [D + width].
     """
-    private = _Private(study, start, data, plan, plan.sampling_rate * declared_size)
+    private = _Private(study, start, data, plan, plan.sampling_rate * declared_size, canaries)
+    if canaries:
+        start = np.concatenate([start, np.zeros(canaries.width, np.float32)])
     for _ in range(plan.steps_per_release):
         for _ in private.accumulate_batch():
             pass
@@ -76,13 +101,17 @@ def train_private(
     return LocalUpdate(flatten(private.model) - start, 0.0)
 
 
-def gradient_sum(study: Study, start: npt.NDArray[np.float32], data: Dataset, plan: Plan) -> npt.NDArray[np.float64]:
+def gradient_sum(
+    study: Study, start: npt.NDArray[np.float32], data: Dataset, plan: Plan, canaries: Canaries | None = None
+) -> npt.NDArray[np.float64]:
     """[D] the sum over one Poisson sample of patients of their clipped gradients at `start`, without noise.
 
     This is secret: it may leave the hospital only with noise added and masked. L2 sensitivity to one patient:
     `plan.clip`, and what floating-point summation adds: single precision within 256 records, double beyond.
+    canaries: of an audit, whose free coordinates are appended: [D + width].
     """
-    private, total = _Private(study, start, data, plan, 1.0), np.zeros(start.size)
+    private = _Private(study, start, data, plan, 1.0, canaries)
+    total = np.zeros(start.size + (canaries.width if canaries else 0))
     for _ in private.accumulate_batch():
         total += private.optimizer.clipped_sum().numpy()
     return total

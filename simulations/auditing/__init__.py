@@ -1,0 +1,1 @@
+"""Audits of whole simulated federations. The analysis is in `fedmodels.audit`."""

@@ -74,6 +74,11 @@ class Book:
         outputs: Tensors = _Recorded.apply(self._anchor, self, operation, *inputs)  # type: ignore[no-untyped-call]
         return outputs
 
+    def write_for(self, records: int, entries: list[Entry]) -> None:
+        """Write entries of so many records that no model was given: those of an audit (`fedmodels.dp.canaries`)."""
+        self._records = records
+        self.write(entries)
+
     def write(self, entries: list[Entry]) -> None:
         for entry in entries:
             name = self.names.get(entry.parameter)
