@@ -9,14 +9,73 @@ app = typer.Typer(no_args_is_help=True, help="Attack a study's privacy, for an a
 
 Study = Annotated[str, typer.Argument(help="A study file, or the name of a bundled study.", show_default=False)]
 NewFolder = Annotated[Path, typer.Option(help="The folder to make.", show_default=False)]
+Sites = Annotated[
+    list[str] | None,
+    typer.Option(help="A number of hospitals to divide pooled data among, or a folder per hospital. Repeatable."),
+]
+Data = Annotated[Path | None, typer.Option(help="A pooled data binding to divide.")]
+Partition = Annotated[str, typer.Option(help="How to divide it: iid, or dirichlet:ALPHA.")]
 Mode = Annotated[str, typer.Option(help="Another privacy mode; `distributed` with constants for it.")]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="Change a key, say privacy.epsilon=3. Repeatable.")]
+Canaries = Annotated[int, typer.Option(min=100, help="Canaries with a coordinate of their own.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Records = Annotated[Path, typer.Option("--data", help="A data binding that you may look at.", show_default=False)]
 Hospitals = Annotated[
     list[Path],
     typer.Option("--data", help="The data binding of a hospital of the run. Repeatable.", show_default=False),
 ]
 Shadows = Annotated[int, typer.Option(help="Models to train for comparison: an even number, 4 or more for LiRA.")]
+
+
+@app.command("run")
+def audit_run(
+    study: Study,
+    out: NewFolder,
+    sites: Sites = None,
+    data: Data = None,
+    partition: Partition = "iid",
+    mode: Mode = "",
+    canaries: Canaries = 20_000,
+    setting: Setting = None,
+) -> None:
+    """Lower bounds on epsilon from one run with canaries, beside what the ledgers charge. As long as a simulation."""
+    from fedmodels.settings import for_mode
+    from simulations.auditing.commands import Subject
+    from simulations.auditing.commands import run as command
+
+    command(Subject(study, sites or [], data, partition, [*for_mode(mode), *(setting or [])]), out, canaries)
+
+
+@app.command("colluders")
+def audit_colluders(
+    study: Study,
+    out: NewFolder,
+    colluders: Annotated[int, typer.Option("-c", "--colluders", min=0, help="Up to so many.")] = 1,
+    sites: Sites = None,
+    data: Data = None,
+    partition: Partition = "iid",
+    mode: Mode = "",
+    canaries: Canaries = 20_000,
+    setting: Setting = None,
+) -> None:
+    """What the coordinator and colluding hospitals see when they subtract what they know, and epsilon against them."""
+    from fedmodels.settings import for_mode
+    from simulations.auditing.commands import Subject
+    from simulations.auditing.commands import colluders as command
+
+    subject = Subject(study, sites or [], data, partition, [*for_mode(mode), *(setting or [])])
+    command(subject, out, canaries, colluders)
+
+
+@app.command("self-test")
+def audit_self_test(
+    honest: Annotated[int, typer.Option(min=1, help="Runs of the correct implementation.")] = 1,
+    json: Json = False,
+) -> None:
+    """Break the product on purpose, in many ways, and see whether the audit notices. Half a minute."""
+    from simulations.auditing.commands import self_test as command
+
+    command(honest, as_json=json)
 
 
 @app.command("view")

@@ -19,7 +19,7 @@ from fedmodels.study import Study, parse_study
 from server.console import announce, describe, metrics_row, metrics_table, print_promise, progress_bar
 from server.records import RoundLine
 from simulations.cohorts import Kind, read_cohort, write_cohort
-from simulations.federation import HospitalData, build_federation, natural, partitioned
+from simulations.federation import Federation, HospitalData, build_federation, natural, partitioned
 from simulations.partition import Partition
 from simulations.simulate import Backend, add_exact_metrics, run_federation
 
@@ -47,16 +47,10 @@ def simulate(
         raise UsageError("Ray is not installed", where="--backend", fix="run `make setup`, or install the extra `ray`")
     if drop and backend != "local":
         raise UsageError("dropouts are simulated on the local backend only", where="--drop", fix="use --backend local")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError("the folder is not empty", where=str(out), fix="name a new folder for this run")
+    check_new(out)
     file = study_file(name)
     number, folders = _sites(sites)
-    if number:
-        settings = [*settings, f"federation.hospitals={number}"]
-    elif folders:
-        settings = [*settings, f"federation.hospitals={len(folders)}"]
-    text = apply_settings(read_text(file), settings, str(file))
-    study = parse_study(text, str(file))
+    text, study = _varied(file, number or len(folders), settings)
     if (retries := retries_for(study, drop)) > study.federation.max_retries:
         text = apply_settings(text, [f"federation.max_retries={retries}"])
         study = parse_study(text, str(file))
@@ -105,6 +99,31 @@ def data_synthetic(kind: str, out: Path, hospitals: int, patients: int, seed: in
         raise UsageError(f"unknown kind `{kind}`", fix=f"use one of {', '.join(get_args(Kind))}")
     for binding in write_cohort(kind, out, hospitals, patients, seed):  # type: ignore[arg-type]  # checked above
         _console.print(str(binding))
+
+
+def prepare(
+    name: str, sites: Sequence[str], data: Path | None, partition: str, settings: Sequence[str], out: Path
+) -> tuple[Study, Federation]:
+    """The hospitals of a study below `out`, which is new: what an audit has in common with a simulation."""
+    file = study_file(name)
+    number, folders = _sites(sites)
+    text, study = _varied(file, number or len(folders), settings)
+    hospitals = _hospitals(study, file, folders, data, Partition.parse(partition), out, divide=bool(number))
+    return study, build_federation(study, text.encode(), hospitals, out)
+
+
+def check_new(out: Path) -> None:
+    """Raise `UsageError` unless `out` is absent or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError("the folder is not empty", where=str(out), fix="name a new folder for this run")
+
+
+def _varied(file: Path, hospitals: int, settings: Sequence[str]) -> tuple[str, Study]:
+    """The study in a file with settings applied, and its text; hospitals: 0 for as many as it says."""
+    if hospitals:
+        settings = [*settings, f"federation.hospitals={hospitals}"]
+    text = apply_settings(read_text(file), settings, str(file))
+    return text, parse_study(text, str(file))
 
 
 def study_file(name: str) -> Path:

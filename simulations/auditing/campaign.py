@@ -17,6 +17,8 @@ from client.site import Site
 from fedmodels import secagg, wire
 from fedmodels.audit.design import Design, Floats, Integers
 from fedmodels.audit.evidence import Evidence, Traces, step_weights
+from fedmodels.data.dataset import TRAIN
+from fedmodels.data.load import load
 from fedmodels.dp.accounting import SampledGaussian
 from fedmodels.dp.canaries import Canaries
 from fedmodels.dp.plan import Plan, plan_for
@@ -26,6 +28,7 @@ from fedmodels.models.weights import flatten
 from fedmodels.packing import GradientPacking, MeanUpdate, UpdatePacking, gradient_packing, update_packing
 from fedmodels.study import Roster, Study
 from server.optimiser import initial_state, server_step
+from simulations.auditing.constants import movements
 
 OnRound = Callable[[int], None]
 Absent = Callable[[int], Sequence[int]]
@@ -141,10 +144,11 @@ class Campaign:
         scale = divisor / self.study.training.learning_rate / float(np.linalg.norm(self._weights))
         return -packing.unpack(vector, (name,)).update * scale
 
-    def evidence(self, movements: Floats) -> Evidence:
-        """What was found; movements: see `Evidence`."""
+    def evidence(self) -> Evidence:
+        """What was found, the public constants measured as well."""
         if not self._design:
             raise UsageError("a run without canaries shows nothing")
+        patient = load(self._sites[0].directory / "data.toml", self.study).part(TRAIN).take([0])
         exposure, drawn, batches = self._participation(self._design)
         return Evidence(
             plan=self.plan,
@@ -157,7 +161,7 @@ class Campaign:
             batches=batches,
             charges=tuple(_charges(site) for site in self._sites),
             sums_open=self._sums_open,
-            movements=movements,
+            movements=movements(self.study, self.plan, patient),
         )
 
     def _participation(self, design: Design) -> tuple[Floats, Integers, tuple[Integers, ...]]:

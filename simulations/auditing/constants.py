@@ -7,6 +7,7 @@ over the divisor at the public rate, whatever the private number of patients.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -15,42 +16,37 @@ from client import contribution, training
 from client.contribution import Task, update_vector
 from fedmodels.audit.design import Floats
 from fedmodels.audit.evidence import step_weights
-from fedmodels.data.dataset import TRAIN, Dataset
-from fedmodels.data.features import feature_count
+from fedmodels.data.dataset import Dataset
 from fedmodels.dp.canaries import Canaries
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource
-from fedmodels.errors import UsageError
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
 from fedmodels.packing import gradient_packing, update_packing
-from fedmodels.study import Hospital, Roster, Study, TableInput
+from fedmodels.study import Hospital, Roster, Study
 
 _SIZES = (320, 321)  # private numbers of patients
 _DECLARED = 320
 _MARGIN = 1e-9
 
 
-def movements(study: Study, plan: Plan) -> Floats:
+def movements(study: Study, plan: Plan, patient: Dataset) -> Floats:
     """[2, 2] for each private size what a canary moves a contribution by, in clips: drawn for certain, certainly not.
 
-    For a study with a table as input; `UsageError` otherwise.
+    patient: one record, as often as there are to be patients. It has no influence on the canary's coordinate.
     """
-    if not isinstance(study.input, TableInput):
-        raise UsageError("constants are measured on tables", where="input.modality", fix="use a study on a table")
     found = []
     for size in _SIZES:
-        without = _contribution(study, plan, size, None)
+        names = np.char.add("patient-", np.arange(size).astype(str))
+        data = replace(patient.take(np.zeros(size, np.int64)), patients=names)
+        without = _contribution(study, plan, data, None)
         rates = (plan.sampling_rate - _MARGIN, plan.sampling_rate + _MARGIN)
-        found.append([(_contribution(study, plan, size, u) - without) for u in rates])
+        found.append([(_contribution(study, plan, data, u) - without) for u in rates])
     return np.array(found)
 
 
-def _contribution(study: Study, plan: Plan, size: int, uniform: float | None) -> float:
-    """The trace of the one canary's coordinate; uniform: what all uniform numbers are, None without the canary inside.
-
-    Patients have no influence on that coordinate; they are there to be counted.
-    """
+def _contribution(study: Study, plan: Plan, data: Dataset, uniform: float | None) -> float:
+    """The trace in the canary's coordinate; uniform: what all uniform numbers are, None without the canary inside."""
     model = flatten(build_model(study))
     roster = Roster(tuple(Hospital(f"h{i}", f"{i:064x}", _DECLARED) for i in range(study.federation.hospitals)))
     inside = uniform is not None
@@ -63,19 +59,13 @@ def _contribution(study: Study, plan: Plan, size: int, uniform: float | None) ->
     )
     task = Task(1, study.federation.hospitals, canaries)
     with _fixed(1.0 if uniform is None else uniform):
-        vector = update_vector(study, roster, "h0", _patients(study, size), plan, task=task, model=model)
+        vector = update_vector(study, roster, "h0", data, plan, task=task, model=model)
     if plan.mode == "distributed":
         return float(gradient_packing(study, roster, plan, model.size + 1).lattice.decode(vector)[-1]) / plan.clip
     change = float(update_packing(study, roster, model.size + 1).unpack(vector, ("h0",)).update[-1])
     weights = step_weights(study.training, plan.steps_per_release)
     divisor = plan.sampling_rate * _DECLARED
     return -change * divisor / study.training.learning_rate / float(weights.sum()) / plan.clip
-
-
-def _patients(study: Study, count: int) -> Dataset:
-    x = np.zeros((count, feature_count(study.input)), np.float32)
-    names = np.char.add("patient-", np.arange(count).astype(str))
-    return Dataset(names, x, np.zeros(count, np.int64), np.full(count, TRAIN, np.uint8))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ named checks look at what was found. A dropout is part of the run.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from fedmodels.models.registry import expected_parameters
 from fedmodels.settings import apply_settings
 from fedmodels.study import parse_study
 from simulations.auditing.campaign import Campaign
-from simulations.auditing.constants import movements
 from simulations.auditing.mutants import Mutant
 from simulations.cohorts import write_cohort
 from simulations.federation import build_federation, natural
@@ -57,8 +56,6 @@ hospitals = 4
 _OF_MODE = {"distributed": (), "local": ("privacy.mode=local", "training.rounds=8", "training.local_steps=2")}
 _ROUNDS_BEFORE_THE_DROPOUT = {"distributed": 12, "local": 6}
 
-OnDone = Callable[[Mutant], None]
-
 
 @dataclass(frozen=True)
 class Row:
@@ -72,16 +69,6 @@ class Row:
         """The names of the checks that flagged it in any mode, in their order."""
         flagged = [finding.check for findings in self.findings.values() for finding in findings if finding.flagged]
         return tuple(dict.fromkeys(flagged))
-
-
-def self_test(mutants: Sequence[Mutant], on_done: OnDone = lambda _: None) -> list[Row]:
-    """A row for each of `mutants`. A correct implementation is flagged with probability 0.01 at most per run."""
-    rows = []
-    with _one_thread():
-        for mutant in mutants:
-            rows.append(examine(mutant))
-            on_done(mutant)
-    return rows
 
 
 def examine(mutant: Mutant) -> Row:
@@ -107,7 +94,7 @@ def gather(mode: str) -> Evidence:
         campaign = Campaign(federation.sites, design)
         last = _ROUNDS_BEFORE_THE_DROPOUT[mode]
         campaign.run(study.training.rounds, absent=lambda number: (len(hospitals) - 1,) if number > last else ())
-        return campaign.evidence(movements(campaign.study, campaign.plan))
+        return campaign.evidence()
 
 
 @contextmanager
@@ -119,7 +106,8 @@ def _scratch() -> Iterator[Path]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Small models gain nothing from a second thread, and lose much on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

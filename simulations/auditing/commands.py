@@ -1,0 +1,204 @@
+"""`fedmodels audit run`, `colluders` and `self-test`, as an auditor sees them: progress, a table, one sentence."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fedmodels.audit.checks import Finding, run_checks
+from fedmodels.audit.colluders import View, view
+from fedmodels.audit.design import Size, draw_design
+from fedmodels.audit.evidence import Evidence
+from fedmodels.audit.summary import CONFIDENCE, Point, bounds_after, checkpoints
+from fedmodels.audit.verdict import verdict
+from fedmodels.errors import UsageError
+from fedmodels.files import write_synced
+from fedmodels.models.registry import expected_parameters
+from fedmodels.study import Study
+from server.console import progress_bar
+from simulations.auditing.campaign import Campaign, audited_plan
+from simulations.auditing.mutants import HONEST, MUTANTS
+from simulations.auditing.plot import draw
+from simulations.auditing.self_test import Row, examine, one_thread
+from simulations.benchmarks.output import print_json, wide_console
+from simulations.commands import check_new, prepare
+
+_INNER = 100  # canaries in the model's own weights; more would train the model instead of measuring it
+_console = wide_console()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is audited: a study, its data as `fedmodels simulate` takes them, and what differs from the study file."""
+
+    study: str
+    sites: Sequence[str]
+    data: Path | None
+    partition: str
+    settings: Sequence[str]
+
+
+def run(subject: Subject, out: Path, canaries: int) -> None:
+    """Audit one run; leaves `audit.json`, `bounds.png`, `bounds.svg` and the site directories in `out`. 1 if broken."""
+    study, evidence, seconds = _gather(subject, out, canaries)
+    with _console.status("bounds and checks"):
+        points = bounds_after(evidence, checkpoints(evidence.rounds))
+        findings = run_checks(evidence)
+    end, delta = points[-1], evidence.plan.delta
+    judged = verdict(end.bounds, findings, end.claimed, delta)
+    for name in ("bounds.png", "bounds.svg"):
+        draw(points, out / name, f"{study.study.name}, mode {study.privacy.mode}, delta {delta:g}")
+    about = _about(study, evidence, seconds)
+    record = {**about, "claimed": end.claimed, "verdict": asdict(judged), "findings": [asdict(f) for f in findings],
+              "points": [asdict(point) for point in points]}  # fmt: skip
+    _write(out / "audit.json", record)
+    _console.print(_bounds_table(study, end))
+    _console.print(_findings_table(findings))
+    _console.print(f"Observer: {about['observer']}.")
+    _console.print(f"[bold]{judged.said}[/]", highlight=False)
+    _console.print(f"{seconds:.0f} s. {out / 'audit.json'}  {out / 'bounds.png'}")
+    if judged.conclusion == "broken":
+        raise typer.Exit(1)
+
+
+def colluders(subject: Subject, out: Path, canaries: int, most: int) -> None:
+    """Audit one run with 0 to `most` colluding hospitals. 1 where as many as the promise is against learn more."""
+    check_new(out)
+    study, evidence, seconds = _gather(subject, out, canaries, most)
+    with _console.status("what colluders see"):
+        views = [view(evidence, count, CONFIDENCE) for count in range(most + 1)]
+    _write(out / "colluders.json", {**_about(study, evidence, seconds), "views": [asdict(v) for v in views]})
+    _console.print(_views_table(study, views))
+    broken = [v for v in views if v.claimed is not None and v.epsilon > v.claimed]
+    if broken:
+        _console.print(f"[bold red]Broken[/]: {broken[0].colluders} colluding hospitals learn more than is claimed.")
+        raise typer.Exit(1)
+    told = "Nobody of whom the study speaks learns more than the ledgers claim"
+    beyond = " (more colluders than it is private against do)" if any(v.claimed is None for v in views) else ""
+    _console.print(f"[bold]{told}[/]{beyond}. {out / 'colluders.json'}")
+
+
+def self_test(honest: int, *, as_json: bool) -> None:
+    """Print which check flags which mutant; 1 where a mutant is missed or more honest runs are flagged than may be."""
+    jobs = [HONEST] * honest + list(MUTANTS)
+    rows, start = [], time.monotonic()
+    with progress_bar(Console(stderr=True)) as progress, one_thread():
+        task = progress.add_task("starting", total=len(jobs))
+        for mutant in jobs:
+            progress.update(task, description=mutant.name)
+            rows.append(examine(mutant))
+            progress.advance(task)
+    missed = [row.mutant.name for row in rows[honest:] if not row.flagged_by]
+    alarms = sum(bool(row.flagged_by) for row in rows[:honest])
+    passed = not missed and alarms <= max(1, honest // 20) - (honest < 20)
+    if as_json:
+        told = [{"mutant": row.mutant.name, "flagged_by": row.flagged_by} for row in rows[honest:]]
+        print_json(Tested(honest, alarms, told, passed, time.monotonic() - start))
+    else:
+        _console.print(_mutants_table(rows[honest:]))
+        _console.print(f"Correct implementation: {alarms} of {honest} runs flagged by chance.")
+        said = "[bold]Every mutant was flagged.[/]" if not missed else f"[bold red]Missed[/]: {', '.join(missed)}"
+        _console.print(said)
+    if not passed:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The result of a self-test."""
+
+    honest_runs: int
+    false_alarms: int
+    mutants: list[dict[str, Any]]
+    passed: bool
+    seconds: float
+
+
+def _gather(subject: Subject, out: Path, canaries: int, colluding: int = 0) -> tuple[Study, Evidence, float]:
+    """Make the hospitals below `out` and run the study with canaries; also the seconds of the run."""
+    check_new(out)
+    with _console.status("preparing the hospitals' data"):
+        study, federation = prepare(
+            subject.study, subject.sites, subject.data, subject.partition, subject.settings, out
+        )
+        audited_plan(study)
+    hospitals = study.federation.hospitals
+    if colluding >= hospitals:
+        raise UsageError(f"of {hospitals} hospitals at most {hospitals - 1} can collude", where="--colluders")
+    size = Size(canaries, _INNER if study.privacy.mode == "distributed" else 0)
+    design = draw_design(hospitals, size, expected_parameters(study), study.privacy.clip, np.random.default_rng())
+    campaign, start = Campaign(federation.sites, design), time.monotonic()
+    with progress_bar(_console) as progress, one_thread():
+        task = progress.add_task("round", total=study.training.rounds)
+        campaign.run(study.training.rounds, lambda number: progress.update(task, completed=number))
+    return study, campaign.evidence(), time.monotonic() - start
+
+
+def _about(study: Study, evidence: Evidence, seconds: float) -> dict[str, Any]:
+    design, plan = evidence.design, evidence.plan
+    everyone = "everybody, who sees each hospital's own contribution"
+    some = f"the coordinator and {evidence.colluders} colluding hospitals, who subtract their own contributions"
+    return {
+        "study": study.study.name,
+        "study_hash": study.digest.hex(),
+        "synthetic": study.study.synthetic,
+        "mode": plan.mode,
+        "observer": everyone if plan.mode == "local" else some,
+        "delta": plan.delta,
+        "sampling_rate": plan.sampling_rate,
+        "noise_multiplier": plan.noise_multiplier,
+        "rounds": evidence.rounds,
+        "hospitals": evidence.hospitals,
+        "canaries": {"free": design.free, "inner": len(design.owner) - design.free,
+                     "inside": int(design.inside.sum())},
+        "seconds": seconds,
+        "versions": {name: version(name) for name in ("fedmodels", "dp-accounting", "numpy", "scipy", "torch")},
+    }  # fmt: skip
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    write_synced(path, json.dumps(record, indent=2).encode() + b"\n")
+
+
+def _bounds_table(study: Study, end: Point) -> Table:
+    title = f"{study.study.name}, mode {study.privacy.mode}: epsilon after {end.steps} steps of {end.rounds} rounds"
+    table = Table("", "epsilon", "of claimed", "confidence", "assumes", title=title, box=box.SIMPLE_HEAD)
+    for bound in end.bounds:
+        table.add_row(f"at least, {bound.name}", f"{bound.epsilon:.3f}", f"{bound.epsilon / end.claimed:.0%}",
+                      f"{bound.confidence:.0%}", bound.assumption)  # fmt: skip
+    table.add_row("at most, claimed by the ledgers", f"{end.claimed:.3f}", "", "certain", "a correct implementation")
+    return table
+
+
+def _findings_table(findings: Sequence[Finding]) -> Table:
+    table = Table("check", "", "measured", box=box.SIMPLE_HEAD)
+    for finding in findings:
+        table.add_row(finding.check, "[bold red]failed[/]" if finding.flagged else "passed", finding.said)
+    return table
+
+
+def _views_table(study: Study, views: Sequence[View]) -> Table:
+    title = f"{study.study.name}, mode {study.privacy.mode}: with {CONFIDENCE:.0%} confidence"
+    table = Table("colluding hospitals", "noise left, at most", "influence, at least", "epsilon, at least",
+                  "claimed by the ledgers", title=title, box=box.SIMPLE_HEAD)  # fmt: skip
+    for seen in views:
+        claimed = "nothing" if seen.claimed is None else f"{seen.claimed:.2f}"
+        table.add_row(str(seen.colluders), f"{seen.noise:.3f} C", f"{seen.shift:.3f} C", f"{seen.epsilon:.2f}", claimed)
+    return table
+
+
+def _mutants_table(rows: Sequence[Row]) -> Table:
+    table = Table("mutant", "flagged by", "in modes", title="Broken implementations", box=box.SIMPLE_HEAD)
+    for row in rows:
+        modes = [mode for mode, findings in row.findings.items() if any(f.flagged for f in findings)]
+        table.add_row(row.mutant.name, ", ".join(row.flagged_by) or "[bold red]nothing[/]", ", ".join(modes))
+    return table
