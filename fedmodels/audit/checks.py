@@ -126,13 +126,18 @@ def _participation(evidence: Evidence, level: float) -> tuple[float, str]:  # no
 
 
 def _dispersion(counts: Integers, trials: int, rate: float) -> float:
-    """Two-sided, for counts that are Binomial(trials, rate): their squared deviations have known mean and variance."""
+    """Two-sided, for counts that are Binomial(trials, rate): the sum of their squared standardised deviations.
+
+    Its distribution is taken as the multiple of a chi-squared that has its mean and variance, which are known.
+    """
     variance = trials * rate * (1.0 - rate)
     if variance == 0.0:
         return float((counts == trials * rate).all())
-    squares = (counts - trials * rate) ** 2 / variance
-    fourth = 2.0 + (1.0 - 6.0 * rate * (1.0 - rate)) / variance  # of one square: its variance
-    return 2.0 * float(norm.sf(abs(float((squares - 1.0).sum())) / math.sqrt(fourth * len(counts))))
+    total = float(((counts - trials * rate) ** 2).sum()) / variance
+    multiple = 1.0 + (1.0 - 6.0 * rate * (1.0 - rate)) / (2.0 * variance)  # half the variance of one square
+    freedom = len(counts) / multiple
+    tails = chi2.cdf(total / multiple, freedom), chi2.sf(total / multiple, freedom)
+    return min(1.0, 2.0 * float(min(tails)))
 
 
 def _noise_of(evidence: Evidence) -> Floats:
