@@ -146,7 +146,7 @@ def _gather(subject: Subject, out: Path, canaries: int, colluding: int = 0) -> t
 def _about(study: Study, evidence: Evidence, seconds: float) -> dict[str, Any]:
     design, plan = evidence.design, evidence.plan
     everyone = "everybody, who sees each hospital's own contribution"
-    some = f"the coordinator and {evidence.colluders} colluding hospitals, who subtract their own contributions"
+    some = f"the coordinator and {evidence.colluders} colluding hospital(s), who subtract their own contributions"
     return {
         "study": study.study.name,
         "study_hash": study.digest.hex(),
