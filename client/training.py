@@ -73,7 +73,7 @@ class _Private:
         if self._canaries:
             for _ in self._canaries.write(self._prepared, drawn[drawn >= len(self._data)] - len(self._data)):
                 self.optimizer.accumulate()
-                yield
+            yield
 
 
 def train_private(

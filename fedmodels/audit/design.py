@@ -77,20 +77,21 @@ class Design:
     def read(self, values: Floats) -> Floats:
         """[k] traces in units of C: the free coordinates, and the others' components; values: [D + free]."""
         weights = len(values) - self.free
-        return np.concatenate([values[weights:], self.directions @ values[:weights]]) / self.clip
+        inner = self.directions @ values[:weights].astype(np.float32)
+        return np.concatenate([values[weights:], inner]) / self.clip
 
 
 def draw_design(hospitals: int, size: Size, parameters: int, clip: float, generator: np.random.Generator) -> Design:
     """Canaries for `hospitals` of a model with D = `parameters` weights; a generator seeded with secret numbers."""
     count = size.free + size.inner
+    tag = generator.bytes(2).hex()  # names are short because hospitals sort them in every round
     directions = generator.standard_normal((size.inner, parameters)).astype(np.float32)
     directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), np.float32(1e-12))
-    tag = generator.bytes(4).hex()
     return Design(
         clip=clip,
         owner=np.arange(count) % hospitals,
         inside=generator.random(count) < 0.5,
         lengths=np.where((np.arange(size.free) // hospitals) % _LONG_EVERY == 0, _LONG, 1.0),
         directions=directions,
-        names=np.char.add(f"canary-{tag}-", np.arange(count).astype(str)),
+        names=np.array([f"~{tag}{number:0{len(str(count))}}" for number in range(count)]),
     )

@@ -49,6 +49,7 @@ class Canaries:
         if width < 1 or (len(columns) and not 0 <= int(columns.min()) <= int(columns.max()) < width):
             raise PrivacyError("a canary has no coordinate of its own")
         self.names, self.width = names, width
+        self._reserved = frozenset(names.tolist())
         self._columns, self._lengths = torch.from_numpy(columns), torch.from_numpy(lengths)
         self._directions = torch.from_numpy(directions)
         self.drawn: list[Rows] = []
@@ -56,7 +57,7 @@ class Canaries:
 
     def among(self, patients: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
         """`patients` and behind them the canaries, as the sampler is to see them."""
-        if np.isin(self.names, patients).any():
+        if not self._reserved.isdisjoint(patients.tolist()):
             raise PrivacyError("a canary has the name of a patient", fix="choose other names")
         return np.concatenate([patients, self.names])
 

@@ -1,20 +1,25 @@
 """The audit of whole federations: broken implementations are caught, correct ones are not, and the command says so."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from federations import STUDY, tiny_federation
 from test_cli import fedmodels
+from typer.testing import CliRunner
 
 from client import training
 from fedmodels.audit.checks import run_checks
 from fedmodels.audit.design import Size, draw_design
+from fedmodels.cli import app
 from fedmodels.dp.lattice_noise import LatticeMechanism
 from fedmodels.dp.sampling import PoissonSampler
 from fedmodels.errors import UsageError
 from fedmodels.models.registry import expected_parameters
+from simulations.auditing import commands, self_test
 from simulations.auditing.campaign import Campaign
 from simulations.auditing.mutants import HONEST, MUTANTS, Mutant
 from simulations.auditing.self_test import examine
@@ -54,8 +59,8 @@ def test_mutants_leave_nothing_behind() -> None:
 
 
 def test_the_correct_implementation_passes() -> None:
-    """A run is flagged with probability 0.01 at most, two of six with one in 700."""
-    assert sum(bool(examine(HONEST).flagged_by) for _ in range(6)) <= 1
+    """A run is flagged with probability 0.01 at most, two of four with one in 1,700."""
+    assert sum(bool(examine(HONEST).flagged_by) for _ in range(4)) <= 1
 
 
 RECOVER = ("privacy.mode=distributed", "training.local_steps=1", "federation.on_dropout=recover")
@@ -106,10 +111,17 @@ def audit(command: str, folder: Path, out: str, *arguments: str) -> tuple[int, s
     return done.returncode, done.stdout, done.stderr
 
 
-def test_an_audit_prints_bounds_checks_and_a_sentence_and_leaves_files(folder: Path) -> None:
-    code, said, error = audit("run", folder, "a", "--canaries", "2000", "--mode", "distributed", "--set",
-                              "training.rounds=15")  # fmt: skip
-    assert code == 0, error
+def test_an_audit_prints_bounds_checks_and_a_sentence_and_leaves_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checks are made so strict that they fail by chance once in a million runs."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(commands, "run_checks", lambda evidence: run_checks(evidence, 1e-6))
+    sites = [part for i in range(1, 5) for part in ("--sites", f"cohort/hospital-{i:02d}")]
+    arguments = [*sites, "--out", "a", "--canaries", "2000", "--mode", "distributed", "--set", "training.rounds=15"]
+    done = CliRunner().invoke(app, ["audit", "run", "study.toml", *arguments])
+    assert done.exit_code == 0, done.output
+    said = done.output
     for part in (
         "Steinke et al. 2023",
         "f-DP",
@@ -157,10 +169,40 @@ def test_wrong_use_is_told_without_a_traceback(
     assert "Traceback" not in error
 
 
-def test_the_self_test_prints_which_check_flags_which_mutant(folder: Path) -> None:
-    done = fedmodels("audit", "self-test", "--json", cwd=folder)
-    told = json.loads(done.stdout)
-    assert {row["mutant"] for row in told["mutants"]} == set(CAUGHT_BY)
-    assert all(row["flagged_by"] for row in told["mutants"])
-    assert done.returncode == (0 if told["false_alarms"] == 0 else 1)
-    assert told["passed"] == (told["false_alarms"] == 0)
+def test_the_self_test_prints_which_check_flags_which_mutant(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a mutant, and with one that breaks nothing, which is missed. Chance is nearly ruled out, see above."""
+    monkeypatch.setattr(self_test, "FAMILY_WISE_ERROR", 1e-6)
+    found = next(mutant for mutant in MUTANTS if mutant.name == "half noise")
+    harmless = replace(HONEST, name="harmless", modes=("local",))
+    monkeypatch.setattr(commands, "MUTANTS", (found,))
+    commands.self_test(1, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["mutants"][0]["mutant"] == "half noise"
+    assert "noise" in told["mutants"][0]["flagged_by"]
+    assert (told["honest_runs"], told["false_alarms"], told["passed"]) == (1, 0, True)
+    monkeypatch.setattr(commands, "MUTANTS", (harmless,))
+    with pytest.raises(typer.Exit) as ended:
+        commands.self_test(1, as_json=False)
+    assert ended.value.exit_code == 1
+    assert "Missed: harmless" in capsys.readouterr().out
+
+
+def test_a_broken_implementation_ends_the_audit_with_1(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, with half of the noise."""
+    monkeypatch.chdir(folder)
+    settings = ("privacy.mode=distributed", "training.local_steps=1", "training.rounds=10")
+    sites = [f"cohort/hospital-{i:02d}" for i in range(1, 5)]
+    subject = commands.Subject("study.toml", sites, None, "iid", settings)
+    broken = next(mutant for mutant in MUTANTS if mutant.name == "half noise")
+    for command in (
+        lambda: commands.run(subject, folder / "broken", 1000),
+        lambda: commands.colluders(subject, folder / "broken-too", 1000, 1),
+    ):
+        with broken.applied(), pytest.raises(typer.Exit) as ended:
+            command()
+        assert ended.value.exit_code == 1
+    record = json.loads((folder / "broken/audit.json").read_text())
+    assert record["verdict"]["conclusion"] == "broken"
+    assert record["points"][-1]["bounds"][-1]["epsilon"] > record["claimed"]
