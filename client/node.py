@@ -228,11 +228,6 @@ class _Node:
         if contents is None:
             self._options.on_event("a request was dropped: it was withdrawn, or too old by the time it was here")
             return
-        confirmation = ConfirmMessageReceivedRequest(
-            node=self._node, run_id=stub.metadata.run_id, message_object_id=stub.metadata.message_id
-        )
-        with suppress(httpx.HTTPError):  # it only lets the coordinator forget the objects early
-            self._client.ConfirmMessageReceived(confirmation)
         self._state.take(message_to_proto(stub).SerializeToString())
         self._remember(stub)
         self._reply = self._answer(stub, contents)
@@ -282,8 +277,17 @@ class _Node:
                 if error.response.status_code != httpx.codes.FORBIDDEN:
                     raise
         self._reply = None
+        self._confirm(reply)
         self._state.done()
         self._idle_since = time.monotonic()
+
+    def _confirm(self, reply: Message) -> None:
+        """Let the coordinator forget the request early. It forgets it with the run in any case."""
+        request = ConfirmMessageReceivedRequest(
+            node=self._node, run_id=reply.metadata.run_id, message_object_id=reply.metadata.reply_to_message_id
+        )
+        with suppress(httpx.HTTPError):
+            self._client.ConfirmMessageReceived(request)
 
     def _push(self, reply: Message) -> bool:
         """Whether the whole reply arrived. What arrived before a connection was lost is not sent again."""

@@ -113,6 +113,7 @@ def serve(listeners: Mapping[App, socket.socket], certificate: Path, key: Path, 
         config = uvicorn.Config(
             app, lifespan="off" if servers else "on", log_config=None, log_level="warning", access_log=False,
             ssl_certfile=str(certificate), ssl_keyfile=str(key), timeout_graceful_shutdown=5, server_header=False,
+            proxy_headers=False,
         )  # fmt: skip
         servers[_Server(config)] = listener
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
@@ -134,9 +135,8 @@ async def _run(servers: Mapping[_Server, socket.socket], ready: Callable[[], Non
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    import os
-
-    to_thread.current_default_thread_limiter().total_tokens = int(os.environ.get("TOK", "1"))
+    # Nearly every call writes to one SQLite file: side by side they wait for its lock in sleeps of up to 100 ms.
+    to_thread.current_default_thread_limiter().total_tokens = 1
     tasks = [asyncio.create_task(server.serve(sockets=[listener])) for server, listener in servers.items()]
     while not all(server.started for server in servers) and not any(task.done() for task in tasks):
         await asyncio.sleep(0.02)
