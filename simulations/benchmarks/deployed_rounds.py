@@ -121,7 +121,7 @@ def deployed_rounds(*, as_json: bool, quick: bool) -> None:
 def run(sizes: tuple[int, ...], rounds: int) -> Report:
     """One deployment for each size and kind of round."""
     machine = this_machine()
-    rows = tuple(_measure(kind, size, rounds) for size in sizes for kind in _GOALS)
+    rows = tuple(measure(kind, size, rounds) for size in sizes for kind in _GOALS)
     measured = {row.on_dropout: row.beyond for row in rows if abs(row.megabytes - _GOAL_MEGABYTES) < 0.5}
     targets = tuple(
         Target(f"{kind}, {_GOAL_MEGABYTES} MB, beyond training", f"<= {goal} s", measured[kind], measured[kind] <= goal)
@@ -131,7 +131,7 @@ def run(sizes: tuple[int, ...], rounds: int) -> Report:
     return Report(machine, rounds, rows, targets, round(os.getloadavg()[0], 2))
 
 
-def _measure(kind: str, megabytes: int, rounds: int) -> Row:
+def measure(kind: str, megabytes: int, rounds: int) -> Row:
     hidden = list(_HIDDEN[megabytes])
     settings = (f"training.rounds={rounds}", f"federation.on_dropout={kind}", f"model.sizes={{hidden={hidden}}}")
     with tempfile.TemporaryDirectory(prefix="fedmodels-") as name, ExitStack() as programs:
