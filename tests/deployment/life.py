@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deployment.harness import LOCAL, ROOT, free_port, wait_until
 from federations import tiny_text
+from harness import LOCAL, ROOT, free_port, wait_until
 from typer.testing import CliRunner
 
 from fedmodels.cli import app

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from deployment.life import HOSPITALS, Consortium, command
+from life import HOSPITALS, Consortium, command
 
 pytestmark = pytest.mark.deployment
 

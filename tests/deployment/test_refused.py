@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployment.harness import wait_until
-from deployment.life import Consortium, command
+from harness import wait_until
+from life import Consortium, command
 
 from fedmodels import wire
 from fedmodels.errors import RunError
