@@ -17,6 +17,8 @@ from typing import Any
 import uvicorn
 from anyio import to_thread
 
+from fedmodels.errors import RunError
+
 Event = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
@@ -143,3 +145,5 @@ async def _run(servers: Mapping[_Server, socket.socket], ready: Callable[[], Non
     if all(server.started for server in servers):
         ready()
     await asyncio.gather(*tasks)
+    if not all(server.started for server in servers):
+        raise RunError("the link could not start", fix="read its log")

@@ -22,7 +22,7 @@ from client.troubles import trust
 from fedmodels import wire
 from fedmodels.errors import FedmodelsError, FileError, RunError, UsageError
 from server import gate
-from server.exchange import Answer, Exchange
+from server.exchange import NODE_FAILED, Answer, Exchange
 from server.link import Link, serve
 
 pytestmark = pytest.mark.deployment
@@ -66,7 +66,7 @@ def test_a_node_id_is_that_of_the_hospital_that_registered_the_key(shared: Deplo
 
 def test_the_text_of_an_exception_stays_in_the_hospital(shared: Deployment, exchange: Exchange) -> None:
     answers = ask(exchange, wire.SetupRequest(RUN, bytes(32), bytes(32)))
-    assert [answer.problem for answer in answers] == ["its node reported error 2"] * 3
+    assert [answer.problem for answer in answers] == [NODE_FAILED] * 3
     everything = b"".join(path.read_bytes() for path in shared.folder.glob("link.sqlite*"))
     everything += (shared.folder / "flower.log").read_bytes()
     assert b"patient 4711" not in everything

@@ -13,7 +13,7 @@ from harness import Authority, Deployment, Process, free_port
 
 from client.troubles import explain
 from fedmodels import wire
-from server.exchange import Exchange
+from server.exchange import NODE_FAILED, Exchange
 
 pytestmark = pytest.mark.deployment
 RUN = bytes(16)
@@ -38,7 +38,7 @@ def test_each_reason_is_told_once_and_does_not_end_the_node(fresh: Deployment) -
     told(unknown, "the coordinator does not know this node's key")
     told(wrong_name, "is for another name")
     fresh.link.register((fresh.folder / "unknown" / "node.pub").read_bytes(), "unknown")
-    unknown.wait_for("connected", 30)
+    unknown.wait_for("connected as node", 30)
 
 
 def test_an_expired_certificate(fresh: Deployment) -> None:
@@ -51,11 +51,11 @@ def test_an_expired_certificate(fresh: Deployment) -> None:
 
 def test_what_the_log_does_not_list_does_not_leave(fresh: Deployment) -> None:
     node = fresh.node("a", may_leave="no")
-    node.wait_for("connected", 60)
+    node.wait_for("connected as node", 60)
     with fresh.link.open_run("study") as grid:
         exchange = Exchange(grid)
         (answer,) = exchange.ask(dict.fromkeys(exchange.nodes(), wire.PresenceRequest(RUN)), 30)
-    assert answer.problem == "its node reported error 6"
+    assert answer.problem == NODE_FAILED
     assert "a reply was held back" in node.text()
 
 

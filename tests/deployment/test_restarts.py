@@ -11,7 +11,7 @@ import pytest
 from harness import Deployment, Process, wait_until
 
 from fedmodels import wire
-from server.exchange import Answer, Exchange
+from server.exchange import NODE_FAILED, Answer, Exchange
 
 pytestmark = pytest.mark.deployment
 RUN = bytes(16)
@@ -22,7 +22,7 @@ PRESENCE = wire.PresenceRequest(RUN)
 @pytest.fixture
 def node(fresh: Deployment) -> Process:
     process = fresh.node("a")
-    process.wait_for("connected", 60)
+    process.wait_for("connected as node", 60)
     return process
 
 
@@ -48,9 +48,9 @@ def test_a_killed_node_is_back_at_once_and_what_it_was_doing_is_answered_with_an
         asked = pool.submit(ask, exchange, wire.UnmaskRequest(RUN, b""))  # which kills the node
         wait_until(lambda: not node.alive, 20)
         start = time.monotonic()
-        fresh.start_node("a").wait_for("connected", 60, times=2)
+        fresh.start_node("a").wait_for("connected as node", 60, times=2)
         back = time.monotonic() - start
-        assert asked.result(10).problem == "its node reported error 8"
+        assert asked.result(10).problem == NODE_FAILED
         assert back < 30, "Flower would have it wait for up to 60 s"
         assert ask(exchange, PRESENCE).reply == wire.PresenceReply("a")
     assert not (fresh.folder / "a" / "node.message").exists()
