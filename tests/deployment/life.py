@@ -92,7 +92,11 @@ class Hospital:
 
     def stop(self) -> None:
         self.tell_to_stop()
-        self.program.process.wait(30)
+        try:
+            self.program.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.program.kill()
+            raise
 
     def text(self) -> str:
         return self.program.text()
@@ -152,12 +156,12 @@ class Consortium:
         running = [hospital for hospital in self.hospitals if hospital._wanted.is_set()]
         for hospital in running:
             hospital.tell_to_stop()
-        for hospital in running:
-            hospital.stop()
         for name in ("link", "coordinator"):
             program = getattr(self, name, None)
             if program and program.process.poll() is None:
                 program.kill()
+        for hospital in running:
+            hospital.stop()
 
     def up(self) -> None:
         """Start the link and all hospitals, and wait until they are connected."""
