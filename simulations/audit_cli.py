@@ -40,8 +40,8 @@ def audit_run(
 ) -> None:
     """Lower bounds on epsilon from one run with canaries, beside what the ledgers charge. As long as a simulation."""
     from fedmodels.settings import for_mode
-    from simulations.auditing.commands import Subject
     from simulations.auditing.commands import run as command
+    from simulations.commands import Subject
 
     command(Subject(study, sites or [], data, partition, [*for_mode(mode), *(setting or [])]), out, canaries)
 
@@ -60,8 +60,8 @@ def audit_colluders(
 ) -> None:
     """What the coordinator and colluding hospitals see when they subtract what they know, and epsilon against them."""
     from fedmodels.settings import for_mode
-    from simulations.auditing.commands import Subject
     from simulations.auditing.commands import colluders as command
+    from simulations.commands import Subject
 
     subject = Subject(study, sites or [], data, partition, [*for_mode(mode), *(setting or [])])
     command(subject, out, canaries, colluders)

@@ -3,7 +3,7 @@
 import importlib.util
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -101,14 +101,29 @@ def data_synthetic(kind: str, out: Path, hospitals: int, patients: int, seed: in
         _console.print(str(binding))
 
 
-def prepare(
-    name: str, sites: Sequence[str], data: Path | None, partition: str, settings: Sequence[str], out: Path
-) -> tuple[Study, Federation]:
-    """The hospitals of a study below `out`, which is new: what an audit has in common with a simulation."""
-    file = study_file(name)
-    number, folders = _sites(sites)
-    text, study = _varied(file, number or len(folders), settings)
-    hospitals = _hospitals(study, file, folders, data, Partition.parse(partition), out, divide=bool(number))
+@dataclass(frozen=True)
+class Subject:
+    """A study, its data as `simulate` takes them, and what differs from the study file."""
+
+    study: str
+    sites: Sequence[str]
+    data: Path | None
+    partition: str
+    settings: Sequence[str]
+
+
+def prepare(subject: Subject, out: Path, accept: Callable[[Study], object]) -> tuple[Study, Federation]:
+    """The hospitals of a study below `out`, which is new: what an audit has in common with a simulation.
+
+    accept: raises an error for a study that is not to be prepared, before anything is written.
+    """
+    check_new(out)
+    file = study_file(subject.study)
+    number, folders = _sites(subject.sites)
+    text, study = _varied(file, number or len(folders), subject.settings)
+    accept(study)
+    partition = Partition.parse(subject.partition)
+    hospitals = _hospitals(study, file, folders, subject.data, partition, out, divide=bool(number))
     return study, build_federation(study, text.encode(), hospitals, out)
 
 

@@ -91,14 +91,16 @@ def merged(charges: tuple[SampledGaussian, ...]) -> tuple[SampledGaussian, ...]:
     return tuple(SampledGaussian(rate, noise, count) for (rate, noise), count in sorted(steps.items()))
 
 
-def step_weights(training: Training, steps: int) -> Floats:
-    """[steps] how much the gradient of each local step adds to a round's change of a weight that starts at zero.
+def step_weights(training: Training, plan: Plan) -> Floats:
+    """[steps per release] how much each local step's gradient adds to a round's change of a weight that starts at zero.
 
     A free coordinate is such a weight: its gradient depends on nothing but the canary, so that the change is a linear
     function of the steps' noisy gradients, times the learning rate over the divisor, which are left out. Weights are
-    those of `torch.optim.SGD` with momentum and weight decay. Adam is not linear: `PrivacyError`.
+    those of `torch.optim.SGD` with momentum and weight decay. Adam is not linear: `PrivacyError`. In mode `distributed`
+    the one gradient itself is released.
     """
-    if steps == 1 and training.optimiser == "sgd":
+    steps = plan.steps_per_release
+    if plan.mode == "distributed":
         return np.ones(1)
     if training.optimiser != "sgd":
         raise PrivacyError(

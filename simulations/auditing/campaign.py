@@ -59,7 +59,7 @@ class Campaign:
         self._sites = [_site(path, c) for path, c in zip(directories, self._canaries, strict=True)]
         self.study, self.roster = self._sites[0].study, self._sites[0].roster
         self.plan = audited_plan(self.study)
-        self._weights = step_weights(self.study.training, self.plan.steps_per_release)
+        self._weights = step_weights(self.study.training, self.plan)
         start = flatten(build_model(self.study, self.study.training.seed)).astype(np.float64)
         self._state, self._parameters = initial_state(start, self.study), start.size
         self._packing = _packing(self.study, self.roster, self.plan, start.size + (design.free if design else 0))

@@ -17,7 +17,7 @@ from rich.table import Table
 from fedmodels.audit.checks import Finding, run_checks
 from fedmodels.audit.colluders import View, view
 from fedmodels.audit.design import Size, draw_design
-from fedmodels.audit.evidence import Evidence
+from fedmodels.audit.evidence import Evidence, step_weights
 from fedmodels.audit.summary import CONFIDENCE, Point, bounds_after, checkpoints
 from fedmodels.audit.verdict import verdict
 from fedmodels.errors import UsageError
@@ -30,21 +30,10 @@ from simulations.auditing.mutants import HONEST, MUTANTS
 from simulations.auditing.plot import draw
 from simulations.auditing.self_test import Row, examine, one_thread
 from simulations.benchmarks.output import print_json, wide_console
-from simulations.commands import check_new, prepare
+from simulations.commands import Subject, prepare
 
 _INNER = 100  # canaries in the model's own weights; more would train the model instead of measuring it
 _console = wide_console()
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is audited: a study, its data as `fedmodels simulate` takes them, and what differs from the study file."""
-
-    study: str
-    sites: Sequence[str]
-    data: Path | None
-    partition: str
-    settings: Sequence[str]
 
 
 def run(subject: Subject, out: Path, canaries: int) -> None:
@@ -72,7 +61,6 @@ def run(subject: Subject, out: Path, canaries: int) -> None:
 
 def colluders(subject: Subject, out: Path, canaries: int, most: int) -> None:
     """Audit one run with 0 to `most` colluding hospitals. 1 where as many as the promise is against learn more."""
-    check_new(out)
     study, evidence, seconds = _gather(subject, out, canaries, most)
     with _console.status("what colluders see"):
         views = [view(evidence, count, CONFIDENCE) for count in range(most + 1)]
@@ -125,22 +113,25 @@ class Tested:
 
 def _gather(subject: Subject, out: Path, canaries: int, colluding: int = 0) -> tuple[Study, Evidence, float]:
     """Make the hospitals below `out` and run the study with canaries; also the seconds of the run."""
-    check_new(out)
     with _console.status("preparing the hospitals' data"):
-        study, federation = prepare(
-            subject.study, subject.sites, subject.data, subject.partition, subject.settings, out
-        )
-        audited_plan(study)
-    hospitals = study.federation.hospitals
-    if colluding >= hospitals:
-        raise UsageError(f"of {hospitals} hospitals at most {hospitals - 1} can collude", where="--colluders")
+        study, federation = prepare(subject, out, lambda study: _accept(study, colluding))
     size = Size(canaries, _INNER if study.privacy.mode == "distributed" else 0)
-    design = draw_design(hospitals, size, expected_parameters(study), study.privacy.clip, np.random.default_rng())
+    design = draw_design(
+        len(federation.sites), size, expected_parameters(study), study.privacy.clip, np.random.default_rng()
+    )
     campaign, start = Campaign(federation.sites, design), time.monotonic()
     with progress_bar(_console) as progress, one_thread():
         task = progress.add_task("round", total=study.training.rounds)
         campaign.run(study.training.rounds, lambda number: progress.update(task, completed=number))
     return study, campaign.evidence(), time.monotonic() - start
+
+
+def _accept(study: Study, colluding: int) -> None:
+    """Raise an error for a study that cannot be audited, or not with so many colluders."""
+    step_weights(study.training, audited_plan(study))
+    hospitals = study.federation.hospitals
+    if colluding >= hospitals:
+        raise UsageError(f"of {hospitals} hospitals at most {hospitals - 1} can collude", where="--colluders")
 
 
 def _about(study: Study, evidence: Evidence, seconds: float) -> dict[str, Any]:

@@ -158,6 +158,7 @@ def test_colluders_are_listed_up_to_the_number_asked_for(folder: Path) -> None:
         ("run", ("--mode", "none"), 2, "promises nothing"),
         ("colluders", ("-c", "4"), 2, "at most 3 can collude"),
         ("run", ("--canaries", "20"), 2, "canaries"),
+        ("run", ("--set", "training.optimiser=adam"), 1, "Adam"),
     ],
 )
 def test_wrong_use_is_told_without_a_traceback(
@@ -167,6 +168,7 @@ def test_wrong_use_is_told_without_a_traceback(
     assert found == code
     assert said in error
     assert "Traceback" not in error
+    assert not (folder / f"wrong-{len(said)}").exists()
 
 
 def test_the_self_test_prints_which_check_flags_which_mutant(

@@ -1,5 +1,7 @@
 """The step-level bound on runs whose mechanism is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,8 @@ def test_independent_noise_is_not_seen_through() -> None:
 
 # --- local steps -------------------------------------------------------------------------------------------------
 
+LOCAL = replace(PLAN, mode="local", steps_per_release=4)
+
 
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.0), (0.5, 0.1)])
 def test_weights_of_local_steps_are_those_of_torchs_sgd(momentum: float, decay: float) -> None:
@@ -121,9 +125,12 @@ def test_weights_of_local_steps_are_those_of_torchs_sgd(momentum: float, decay: 
         weight.grad = torch.tensor([gradient])
         optimizer.step()
     expected = -float(weight.detach()) / 0.3
-    assert float(step_weights(training, 4) @ gradients) == pytest.approx(expected, rel=1e-5)
+    assert float(step_weights(training, LOCAL) @ gradients) == pytest.approx(expected, rel=1e-5)
 
 
 def test_adam_between_releases_is_refused() -> None:
+    """In mode `distributed` it is the coordinator's, after the release."""
+    adam = Training(rounds=1, local_steps=4, optimiser="adam")
     with pytest.raises(PrivacyError, match="Adam"):
-        step_weights(Training(rounds=1, local_steps=2, optimiser="adam"), 2)
+        step_weights(adam, LOCAL)
+    assert step_weights(adam, PLAN).tolist() == [1.0]
