@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from fedmodels.cli import app
 from simulations.cohorts import write_cohort
 
-MORTAL = Path(__file__).parent / "mortal.py"
+MORTAL, AUDIT = (Path(__file__).parent / name for name in ("mortal.py", "audit"))
 HOSPITALS = ("hospital-01", "hospital-02", "hospital-03")
 
 
@@ -43,7 +43,13 @@ class Program:
     def __init__(self, folder: Path, name: str, *arguments: str) -> None:
         self.points, self.log = folder / f"{name}.points", folder / f"{name}.log"
         self.points.mkdir(exist_ok=True)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{AUDIT}{os.pathsep}{ROOT}",
+            "FEDMODELS_AUDIT": str(folder / "strangers"),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+        }
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, str(MORTAL), str(self.points), *arguments], cwd=ROOT, env=environment,
@@ -132,6 +138,8 @@ class Consortium:
 
     def __init__(self, folder: Path, *settings: str) -> None:
         self.folder, self.home, self.study = folder, folder / "coordinator", folder / "study.toml"
+        self.strangers = folder / "strangers"  # whom any of the processes talked to besides this machine
+        self.strangers.touch()
         self.study.write_text(tiny_text("federation.hospitals=3", *settings))
         self.port = free_port()
         command("server", "init", str(self.home), "--name", "north", "--address", f"{LOCAL}:{self.port}",

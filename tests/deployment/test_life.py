@@ -44,6 +44,7 @@ def test_a_whole_life(tmp_path: Path) -> None:
         binding = str(consortium.hospitals[0].site / "data.toml")
         measured = json.loads(command("evaluate", str(consortium.directory), "--data", binding, "--json"))
         assert measured["metrics"]["n"] > 0
+    assert consortium.strangers.read_text() == ""  # nothing phones home
 
 
 def check_books(consortium: Consortium) -> None:
