@@ -27,6 +27,17 @@ Floats = npt.NDArray[np.float64]
 LABELS = ("healthy", "diseased")
 _NOTICE = "SYNTHETIC: these patients do not exist. Made by fedmodels to show how a study works; no medical meaning."
 _TEST_FRACTION = 0.2
+TABLE_INPUT = """\
+[input]
+modality = "table"
+columns = [
+    { name = "age", low = 0, high = 120 },
+    { name = "marker", low = 0, high = 100 },
+    { name = "pressure", low = 60, high = 220 },
+    { name = "smoker", kind = "category", values = ["never", "former", "current"] },
+]
+"""
+"""The input section of a study of synthetic tables."""
 
 
 class Cohort(Strict, frozen=True):

@@ -15,14 +15,15 @@ from fedmodels.study import Study, parse_study
 from server.app import run_study
 from server.exchange import Exchange
 from server.records import RoundLine
-from simulations.cohorts import write_cohort
+from simulations.cohorts import TABLE_INPUT, write_cohort
 from simulations.faults import Fault, Faults, FaultyGrid
 from simulations.federation import Federation, build_federation, natural
 from simulations.localgrid import LocalGrid
 
 RUN = bytes(16)
 DISTRIBUTED = ("privacy.mode=distributed", "training.local_steps=1")
-STUDY = """\
+STUDY = (
+    """\
 [study]
 name = "tiny"
 task = "binary"
@@ -41,15 +42,9 @@ mode = "local"
 [federation]
 hospitals = 4
 timeout_seconds = 60
-[input]
-modality = "table"
-columns = [
-    { name = "age", low = 0, high = 120 },
-    { name = "marker", low = 0, high = 100 },
-    { name = "pressure", low = 60, high = 220 },
-    { name = "smoker", kind = "category", values = ["never", "former", "current"] },
-]
 """
+    + TABLE_INPUT
+)
 
 
 def tiny_text(*settings: str) -> str:

@@ -12,26 +12,9 @@ import typer
 from fedmodels.errors import UsageError
 from fedmodels.settings import apply_settings, for_mode
 from simulations.commands import check_new
+from simulations.digits import digits_study
 
 _HOSPITALS = 4
-_STUDY = f"""
-[study]
-name = "digits"
-task = "multiclass"
-labels = {[str(digit) for digit in range(10)]}
-[model]
-name = "mlp"
-sizes = {{ hidden = [] }}
-[input]
-modality = "table"
-columns = [{", ".join(f'{{ name = "pixel{i}", low = 0, high = 16 }}' for i in range(64))}]
-[training]
-rounds = 100
-[privacy]
-mode = "none"
-[federation]
-hospitals = {_HOSPITALS}
-"""
 _BINDING = """\
 kind = "table-csv"
 path = "digits.csv"
@@ -58,7 +41,9 @@ def write_digits(folder: Path) -> None:
         rows = csv.writer(file)
         rows.writerow([*(f"pixel{i}" for i in range(pixels.shape[1])), "digit"])
         rows.writerows([*pixel.astype(int).tolist(), label] for pixel, label in zip(pixels, labels, strict=True))
-    (folder / "study.toml").write_text(apply_settings(_STUDY, for_mode("distributed")), encoding="utf-8")
+    (folder / "study.toml").write_text(
+        apply_settings(digits_study(_HOSPITALS), for_mode("distributed")), encoding="utf-8"
+    )
     (folder / "data.toml").write_text(_BINDING, encoding="utf-8")
 
 

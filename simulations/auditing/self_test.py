@@ -21,13 +21,14 @@ from fedmodels.settings import apply_settings
 from fedmodels.study import parse_study
 from simulations.auditing.campaign import Campaign
 from simulations.auditing.mutants import Mutant
-from simulations.cohorts import write_cohort
+from simulations.cohorts import TABLE_INPUT, write_cohort
 from simulations.federation import build_federation, natural
 
 MODES = ("distributed", "local")
 _PATIENTS = 60
 _SIZE = Size(free=1000, inner=40)
-_STUDY = """\
+_STUDY = (
+    """\
 [study]
 name = "self-test"
 task = "binary"
@@ -36,14 +37,6 @@ synthetic = true
 [model]
 name = "mlp"
 sizes = { hidden = [4] }
-[input]
-modality = "table"
-columns = [
-    { name = "age", low = 0, high = 120 },
-    { name = "marker", low = 0, high = 100 },
-    { name = "pressure", low = 60, high = 220 },
-    { name = "smoker", kind = "category", values = ["never", "former", "current"] },
-]
 [training]
 rounds = 16
 batch_rate = 0.2
@@ -53,6 +46,8 @@ mode = "distributed"
 [federation]
 hospitals = 4
 """
+    + TABLE_INPUT
+)
 _OF_MODE = {"distributed": (), "local": ("privacy.mode=local", "training.rounds=8", "training.local_steps=2")}
 _ROUNDS_BEFORE_THE_DROPOUT = {"distributed": 12, "local": 6}
 

@@ -38,7 +38,7 @@ from fedmodels.study import parse_roster, parse_study
 from server.home import Home, Settings
 from simulations.benchmarks.machine import Machine, this_machine
 from simulations.benchmarks.output import Target, describe, print_json, verdict, wide_console
-from simulations.cohorts import write_cohort
+from simulations.cohorts import TABLE_INPUT, write_cohort
 
 _LOCAL = "127.0.0.1"
 _HIDDEN = {1: (495, 495), 4: (995, 995), 40: (3155, 3155)}
@@ -46,7 +46,8 @@ _HIDDEN = {1: (495, 495), 4: (995, 995), 40: (3155, 3155)}
 _GOALS = {"retry": 1.2, "recover": 2.5}
 _GOAL_MEGABYTES = 4
 _START_SECONDS, _ROUND_SECONDS = 120.0, 120.0
-_STUDY = """\
+_STUDY = (
+    """\
 [study]
 name = "deployment"
 task = "binary"
@@ -62,15 +63,9 @@ mode = "distributed"
 [federation]
 hospitals = 3
 timeout_seconds = 120
-[input]
-modality = "table"
-columns = [
-    { name = "age", low = 0, high = 120 },
-    { name = "marker", low = 0, high = 100 },
-    { name = "pressure", low = 60, high = 220 },
-    { name = "smoker", kind = "category", values = ["never", "former", "current"] },
-]
 """
+    + TABLE_INPUT
+)
 
 
 @dataclass(frozen=True)

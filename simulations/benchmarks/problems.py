@@ -15,6 +15,7 @@ from fedmodels.errors import UsageError
 from fedmodels.settings import apply_settings, for_mode
 from fedmodels.study import Study, parse_study
 from simulations.benchmarks import rows, studies
+from simulations.digits import digits_study
 from simulations.partition import Partition
 
 _DIGITS = 10
@@ -63,33 +64,13 @@ def _bundled(name: str, partition: Partition) -> Load:
     return load
 
 
-_DIGITS_STUDY = f"""
-[study]
-name = "digits"
-task = "multiclass"
-labels = {[str(digit) for digit in range(10)]}
-[model]
-name = "mlp"
-sizes = {{ hidden = [] }}
-[input]
-modality = "table"
-columns = [{", ".join(f'{{ name = "pixel{i}", low = 0, high = 16 }}' for i in range(64))}]
-[training]
-rounds = 100
-[privacy]
-mode = "none"
-[federation]
-hospitals = {_DIGITS}
-"""
-
-
 def _digits(settings: tuple[str, ...], seed: int) -> Case:
     """Handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak 1998, as in scikit-learn), dealt out to ten hospitals."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
         raise UsageError("scikit-learn is not installed", fix="pip install 'fedmodels[bench]'") from None
-    study = parse_study(apply_settings(_DIGITS_STUDY, [*settings, f"training.seed={seed}"]), "digits")
+    study = parse_study(apply_settings(digits_study(_DIGITS), [*settings, f"training.seed={seed}"]), "digits")
     pixels, labels = load_digits(return_X_y=True)
     x = np.zeros((len(labels), feature_count(study.input)), np.float32)
     x[:, :64] = pixels / 8.0 - 1.0

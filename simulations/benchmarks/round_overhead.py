@@ -35,7 +35,7 @@ from server.exchange import Exchange
 from server.records import RoundLine
 from server.rounds import Coordinator
 from simulations.benchmarks.machine import Machine, this_machine
-from simulations.cohorts import write_cohort
+from simulations.cohorts import TABLE_INPUT, write_cohort
 from simulations.federation import Federation, build_federation, natural
 from simulations.localgrid import LocalGrid
 
@@ -43,7 +43,8 @@ Progress = Callable[[str], None]
 
 _GOAL = 1.05
 _PATIENTS = 200
-_STUDY = """\
+_STUDY = (
+    """\
 [study]
 name = "bench-round"
 task = "binary"
@@ -51,14 +52,6 @@ labels = ["healthy", "diseased"]
 synthetic = true
 [model]
 name = "mlp"
-[input]
-modality = "table"
-columns = [
-    { name = "age", low = 0, high = 120 },
-    { name = "marker", low = 0, high = 100 },
-    { name = "pressure", low = 60, high = 220 },
-    { name = "smoker", kind = "category", values = ["never", "former", "current"] },
-]
 [training]
 rounds = 1
 local_steps = 4
@@ -69,6 +62,8 @@ mode = "local"
 [federation]
 hospitals = 10
 """
+    + TABLE_INPUT
+)
 
 
 @dataclass(frozen=True)
