@@ -85,6 +85,18 @@ def up(directory: Directory) -> None:
     command(directory)
 
 
+@app.command()
+def model(
+    directory: Directory,
+    run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)],
+) -> None:
+    """A run's model with the layers in it that this hospital kept to itself, for a study that has such."""
+    from client.commands.model import model as command
+
+    command(directory, run, out)
+
+
 @ledger_app.command("show")
 def ledger_show(
     directory: Directory,

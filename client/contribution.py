@@ -1,12 +1,14 @@
 """What a hospital contributes, before it is masked: an update or a noisy gradient, or noisy evaluation counts."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
-from client.training import gradient_sum, train_plain, train_private
+from client.ownlayers import OwnLayers
+from client.training import LocalUpdate, gradient_sum, train_plain, train_private
 from fedmodels.data.dataset import Dataset
 from fedmodels.dp.canaries import Canaries
 from fedmodels.dp.plan import Plan
@@ -25,11 +27,15 @@ Vector = npt.NDArray[np.uint32]
 
 @dataclass(frozen=True)
 class Task:
-    """What a hospital contributes to: a round and its number of contributors. canaries: of an audit by the hospital."""
+    """What a hospital contributes to: a round and its number of contributors.
+
+    own: the layers that stay here, where the study has such. canaries: of an audit by the hospital.
+    """
 
     round: int
     contributors: int
     canaries: Canaries | None = None
+    own: OwnLayers | None = None
 
 
 def update_vector(
@@ -40,22 +46,35 @@ def update_vector(
     In mode `distributed` it is one gradient with this hospital's share of the noise, else the change of the model.
     """
     canaries = task.canaries
+    if canaries and (plan is None or task.own):
+        what = "mode `none` promises nothing that could be audited" if plan is None else "own layers are not audited"
+        raise PrivacyError(what, where="privacy.mode" if plan is None else "training.personal")
     if plan is None:
-        if canaries:
-            raise PrivacyError("mode `none` promises nothing that could be audited", where="privacy.mode")
         position = list(roster.sizes).index(hospital)
-        update = train_plain(study, model, data, (study.training.seed, task.round, position))
+        update = _change(
+            task, model, lambda whole: train_plain(study, whole, data, (study.training.seed, task.round, position))
+        )
         return update_packing(study, roster, model.size).pack(hospital, update.delta, update.loss)
     if plan.mode == "distributed":
         gradient = gradient_sum(study, model, data, plan, canaries)
         packing = gradient_packing(study, roster, plan, gradient.size)
         vector = packing.pack(gradient, task.contributors, SecureSource())
     else:
-        update = train_private(study, model, data, plan, roster.sizes[hospital], canaries)
+        size = roster.sizes[hospital]
+        update = _change(task, model, lambda whole: train_private(study, whole, data, plan, size, canaries))
         vector = update_packing(study, roster, update.delta.size).pack(hospital, update.delta, update.loss)
     if canaries:
         canaries.contributed.append(vector.copy())  # it is masked in place
     return vector
+
+
+def _change(task: Task, model: Model, train: Callable[[Model], LocalUpdate]) -> LocalUpdate:
+    """What `train` makes of the model, without the layers that stay here."""
+    if not task.own:
+        return train(model)
+    start = task.own.whole(model)
+    update = train(start)
+    return replace(update, delta=task.own.keep(start, update.delta))
 
 
 def counts_vector(study: Study, roster: Roster, data: Dataset, model: Model) -> Vector:

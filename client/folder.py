@@ -12,6 +12,7 @@
 | `ledger.sqlite`, `ledger.head` | the privacy ledger, see `ledger` |
 | `witness.sqlite` | the ledger heads of the other hospitals, see `witness` |
 | `log.jsonl`, `sent/` | every message out, see `sentlog` |
+| `personal/` | layers of models that never leave (0600), see `ownlayers`; absent where no study has such |
 | `runs/` | protocol state of runs (0600), see `runfiles`: never restore it from a backup |
 | `errors.log` | what went wrong, for its own people |
 """

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from client.contribution import Task, counts_vector, update_vector
 from client.folder import SiteFolder
 from client.ledger import Chain, Charge, epsilon_of
+from client.ownlayers import OwnLayers
 from client.policy import Facts, Spending, decide
 from client.releases import aborts, check_releases, check_without_privacy
 from client.runfiles import RunFiles, forget_unfinished
@@ -153,15 +154,16 @@ class Site(SiteFolder):
     def _vector(
         self, request: wire.ContributeRequest, contributors: int, data: Dataset, model: Model
     ) -> npt.NDArray[np.uint32]:
+        own = self.own_layers(request.run_id)
         if request.kind == "train":
             return update_vector(
                 self.study, self.roster, self.name, data.part(TRAIN), plan_for(self.study),
-                task=Task(request.round, contributors, self.canaries), model=model,
+                task=Task(request.round, contributors, self.canaries, own), model=model,
             )  # fmt: skip
         files = self._files(request.run_id)
         counts = files.counts(model)  # the noise was drawn and paid for: the same noisy counts may leave again
         if counts is None:
-            counts = counts_vector(self.study, self.roster, data.part(TEST), model)
+            counts = counts_vector(self.study, self.roster, data.part(TEST), own.whole(model) if own else model)
             if self.study.privacy.mode != "none":
                 files.keep_counts(model, counts)
         return counts
@@ -213,6 +215,12 @@ class Site(SiteFolder):
         return spent
 
     # What it keeps
+
+    def own_layers(self, run_id: bytes) -> OwnLayers | None:
+        """The layers that never leave this hospital, where the study has such."""
+        if self.study.training.personal == "none":
+            return None
+        return OwnLayers(self.directory / "personal", run_id.hex(), self.study)
 
     def _files(self, run_id: bytes) -> RunFiles:
         return RunFiles(self.directory / "runs", run_id)

@@ -60,7 +60,7 @@ class _Private:
         self.model = prepared.model.train()
         self.optimizer = PrivateOptimizer(prepared, _optimizer(self.model, study.training), plan, divisor, self._source)
         patients = canaries.among(data.patients) if canaries else data.patients
-        self._sampler = PoissonSampler(patients, plan.sampling_rate)
+        self._sampler = PoissonSampler(patients, plan.sampling_rate, _shares(study, data, len(patients)))
 
     def accumulate_batch(self) -> Iterator[None]:
         """Add up the clipped gradients of one sample of patients; yields after each part that fits in memory."""
@@ -124,7 +124,7 @@ def train_plain(study: Study, start: npt.NDArray[np.float32], data: Dataset, see
     model = _laid_out(model, study).train()
     optimizer = _optimizer(model, study.training)
     source = SeededSource(*seed)
-    sampler = PoissonSampler(data.patients, study.training.batch_rate)
+    sampler = PoissonSampler(data.patients, study.training.batch_rate, _shares(study, data, len(data)))
     total, count = 0.0, 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))  # dropout
@@ -146,7 +146,8 @@ def _backward(model: nn.Module, study: Study, batch: Dataset, scale: float = 1.0
     x, lengths = to_tensors(batch, study.input)
     if isinstance(study.input, ImageInput):
         x = x.contiguous(memory_format=torch.channels_last)
-    loss = loss_fn(study.training.class_weights, "sum")(model(x, lengths), torch.from_numpy(batch.y))
+    training = study.training
+    loss = loss_fn(training.class_weights, "sum", training.focal_gamma)(model(x, lengths), torch.from_numpy(batch.y))
     (loss * scale).backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
@@ -164,10 +165,32 @@ def _one_record(study: Study, data: Dataset) -> tuple[torch.Tensor, torch.Tensor
     return x.new_zeros(1, *x.shape[1:]), None if lengths is None else lengths.new_ones(1)
 
 
+def _shares(study: Study, data: Dataset, count: int) -> npt.NDArray[np.float64] | None:
+    """[count] the share of the rate for each record by its label, and 1 for the canaries behind them."""
+    if not study.training.class_rates:
+        return None
+    shares = np.ones(count)
+    shares[: len(data)] = np.array(study.training.class_rates)[data.y]
+    return shares
+
+
 def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer: torch.optim.Optimizer
     if training.optimiser == "adam":
-        return torch.optim.Adam(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
-    return torch.optim.SGD(
-        parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
-    )
+        optimizer = torch.optim.Adam(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+    else:
+        optimizer = torch.optim.SGD(
+            parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
+        )
+    if training.proximal:
+        starts = [p.detach().clone() for p in parameters]
+
+        def pull(*_: object) -> None:
+            """The gradient of mu / 2 |w - w_round|^2 (Li et al., MLSys 2020); of no patient, so it needs no noise."""
+            for parameter, start in zip(parameters, starts, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.detach() - start, alpha=training.proximal)
+
+        optimizer.register_step_pre_hook(pull)
+    return optimizer

@@ -138,7 +138,11 @@ class Training(Strict, frozen=True):
     `distributed`, where a round is one step of all hospitals together, of that step, which the coordinator takes.
     average: decay a of an exponential moving average of the model over rounds (0 = none), a_t = min(a, t / (t + 9));
     the averaged model is what is evaluated and published.
-    class_weights: weight of each label in the loss, from public priors; empty = all 1.
+    class_weights: weight of each label in the loss, from public priors; empty = all 1. focal_gamma: exponent of the
+    focal loss, which turns to the records that are hard; 0 = cross-entropy. class_rates: share of `batch_rate` with
+    which patients of each label are in a batch, one of them 1; empty = all 1.
+    proximal: FedProx's mu, which holds local steps near the round's model; 0 = none. personal: layers that never leave
+    a hospital and are trained there alone: the normalisation (FedBN) or the last layer (FedPer).
     gradient_norm: bound on a batch gradient's norm where no privacy clip does it (exploding gradients); 0 = none.
     """
 
@@ -150,10 +154,14 @@ class Training(Strict, frozen=True):
     momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     weight_decay: NonNegative = 0.0
     gradient_norm: NonNegative = 1.0
-    server_optimiser: Literal["fedavg", "fedadam", "fedyogi"] = "fedavg"
+    server_optimiser: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
     server_learning_rate: PositiveFloat = 1.0
     average: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     class_weights: tuple[PositiveFloat, ...] = ()
+    focal_gamma: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.0
+    class_rates: tuple[Probability, ...] = ()
+    proximal: NonNegative = 0.0
+    personal: Literal["none", "norm", "head"] = "none"
     seed: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
 
 
@@ -210,9 +218,11 @@ class Study(Strict, frozen=True):
     federation: Federation
 
     def __post_init__(self) -> None:
-        weights = self.training.class_weights
-        if weights and len(weights) != len(self.study.labels):
-            raise ValueError("`training.class_weights` needs one weight per label")
+        for key in ("class_weights", "class_rates"):
+            if (values := getattr(self.training, key)) and len(values) != len(self.study.labels):
+                raise ValueError(f"`training.{key}` needs one number per label")
+        if self.training.class_rates and max(self.training.class_rates) != 1.0:
+            raise ValueError("the largest of `training.class_rates` must be 1: `training.batch_rate` is its rate")
         least, colluding = self.federation.min_contributors, self.privacy.max_colluding
         if least - colluding < 2:
             raise ValueError(
@@ -237,6 +247,13 @@ class Study(Strict, frozen=True):
                 "in privacy.mode `distributed` the coordinator takes the step with `training.optimiser`, "
                 "`learning_rate` and `momentum`: leave `server_optimiser` and `server_learning_rate` out"
             )
+        if self.training.personal != "none":
+            raise ValueError(
+                "in privacy.mode `distributed` a hospital adds only a share of the noise, and layers that stay with it "
+                'would need all of it: set `training.personal` to "none", or use mode `local`'
+            )
+        if self.training.proximal:
+            raise ValueError("`training.proximal` does nothing in a single local step: leave it out")
 
     def _check_threshold(self) -> None:
         hospitals, colluding = self.federation.hospitals, self.privacy.max_colluding

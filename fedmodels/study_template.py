@@ -59,7 +59,7 @@ learning_rate = {learning_rate}
 momentum = {momentum}
 weight_decay = 0.0
 gradient_norm = 1.0       # clip of a batch's gradient without privacy (exploding gradients); 0 = none
-server_optimiser = "fedavg"     # fedavg, fedadam or fedyogi
+server_optimiser = "fedavg"     # fedavg, fedavgm, fedadam or fedyogi
 server_learning_rate = 1.0
 average = {momentum}             # decay of a moving average of the models over rounds, say 0.9; 0 = none
 class_weights = []        # one per label, from public priors, for unbalanced classes; empty = all 1

@@ -1,8 +1,9 @@
 """The coordinator's steps, as pure functions (state, model, update) -> (state, model).
 
-It sees only the secure sum, so that all of this is post-processing of it: FedAvg, FedAdam and FedYogi on the hospitals'
-mean change of the model (Reddi et al. 2021, Algorithm 2); in privacy mode `distributed`, SGD with momentum or Adam on
-the mean gradient, as a private step on pooled data would be; and a moving average of the models.
+It sees only the secure sum, so that all of this is post-processing of it: FedAvg, with or without momentum, FedAdam and
+FedYogi on the hospitals' mean change of the model (Reddi et al. 2021, Algorithm 2); in privacy mode `distributed`, SGD
+with momentum or Adam on the mean gradient, as a private step on pooled data would be; and a moving average of the
+models.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ class ServerState:
 
 
 def initial_state(model: Vector, study: Study) -> ServerState:
-    adaptive = study.training.server_optimiser != "fedavg"
+    adaptive = study.training.server_optimiser in ("fedadam", "fedyogi")
     second = np.full(model.size, _TAU**2) if adaptive else np.zeros(model.size)
     return ServerState(model, model, np.zeros(model.size), second)
 
@@ -47,8 +48,7 @@ def server_step(state: ServerState, mean: MeanUpdate, study: Study) -> ServerSta
         else:
             after = _sgd(state, mean.update, training, _damping(mean.noise_norm, study.privacy.clip))
     else:
-        step = _fedavg if training.server_optimiser == "fedavg" else _adaptive
-        after = step(state, mean.update, training)
+        after = _STEPS.get(training.server_optimiser, _adaptive)(state, mean.update, training)
     return replace(after, steps=state.steps + 1, average=_averaged(state, after.model, training.average))
 
 
@@ -62,6 +62,15 @@ def _averaged(state: ServerState, model: Vector, decay: float) -> Vector:
 
 def _fedavg(state: ServerState, update: Vector, training: Training) -> ServerState:
     return replace(state, model=state.model + training.server_learning_rate * update)
+
+
+def _fedavgm(state: ServerState, update: Vector, training: Training) -> ServerState:
+    """Server momentum (Hsu et al. 2019, FedAvgM)."""
+    first = _BETA1 * state.first + update
+    return replace(state, model=state.model + training.server_learning_rate * first, first=first)
+
+
+_STEPS = {"fedavg": _fedavg, "fedavgm": _fedavgm}
 
 
 def _adaptive(state: ServerState, update: Vector, training: Training) -> ServerState:

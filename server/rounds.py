@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fedmodels.dp.plan import plan_for
 from fedmodels.errors import RoundAborted, RunError
 from fedmodels.evaluation.counts import metrics
-from fedmodels.models.registry import build_model
+from fedmodels.models.registry import build_model, division
 from fedmodels.models.weights import flatten
 from fedmodels.packing import (
     GradientPacking,
@@ -37,8 +37,12 @@ _EVALUATION_ATTEMPTS = 5
 
 @dataclass(frozen=True, repr=False)
 class Outcome:
-    """What a run ends with. asked: training uploads that each hospital may have charged."""
+    """What a run ends with.
 
+    model: the weights that are exchanged; asked: training uploads that each hospital may have charged.
+    """
+
+    run_id: bytes
     model: npt.NDArray[np.float32]
     metrics: dict[str, float]
     dropouts: tuple[Dropout, ...]
@@ -58,7 +62,8 @@ class Coordinator:
         self.study, self.roster, self._journal = study, roster, journal
         self._consortium = Consortium(study, roster, exchange, journal)
         self._plan = plan_for(study)
-        self._state = initial_state(flatten(build_model(study, study.training.seed)).astype(np.float64), study)
+        start = division(study).shared_of(flatten(build_model(study, study.training.seed)))
+        self._state = initial_state(start.astype(np.float64), study)
         self._packing = self._pack()
         self._retries, self._done = study.federation.max_retries, 0
 
@@ -181,4 +186,5 @@ class Coordinator:
             measured = metrics(unpack_counts(total, self.roster), layout)
             break
         seconds = Seconds(**self._consortium.clock.totals)
-        return Outcome(model, measured, tuple(self._consortium.dropouts), dict(self._consortium.asked), seconds)
+        run_id = self._consortium.run_id
+        return Outcome(run_id, model, measured, tuple(self._consortium.dropouts), dict(self._consortium.asked), seconds)

@@ -12,8 +12,8 @@ from fedmodels.dp.plan import Plan, plan_for
 from fedmodels.errors import UsageError
 from fedmodels.files import write_synced
 from fedmodels.models.artifact import save_model
-from fedmodels.models.registry import build_model
-from fedmodels.models.weights import unflatten
+from fedmodels.models.registry import build_model, division
+from fedmodels.models.weights import flatten, unflatten
 from fedmodels.report.page import write_report
 from fedmodels.study import Roster, Study
 from server.records import RoundLine
@@ -70,8 +70,8 @@ class RunDirectory:
 
     def finish(self, study: Study, roster: Roster, outcome: Outcome) -> dict[str, Any]:
         """Write model, result and report; returns the content of `result.json`."""
-        model = build_model(study)
-        unflatten(model, outcome.model)
+        model, layers = build_model(study), division(study)
+        unflatten(model, layers.join(outcome.model, layers.own_of(flatten(model))))
         save_model(self.path, model, study)
         text = json.dumps(_result(study, roster, outcome), indent=2)
         write_synced(self.path / "result.json", text.encode() + b"\n")
@@ -90,6 +90,7 @@ def _result(study: Study, roster: Roster, outcome: Outcome) -> dict[str, Any]:
         "study": study.study.name,
         "study_hash": study.digest.hex(),
         "roster_hash": roster.digest.hex(),
+        "run_id": outcome.run_id.hex(),
         "synthetic": study.study.synthetic,
         "mode": study.privacy.mode,
         "rounds_completed": study.training.rounds,

@@ -14,6 +14,7 @@ import torch
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
+from torch import nn
 
 from client.app import register
 from client.site import Site
@@ -115,10 +116,11 @@ class _Outcome:
 
 def add_exact_metrics(study: Study, federation: Federation, out: Path) -> dict[str, Any]:
     """Put metrics that only a simulation can have into `result.json`: exact ones, pooled and per hospital."""
-    model, _ = load_model(out)
-    parts = {site.name: load(site / "data.toml", study).part(TEST) for site in federation.sites}
-    scored = {name: (predict(model, data, study.input), data.y) for name, data in parts.items() if len(data)}
     result: dict[str, Any] = json.loads((out / "result.json").read_text())
+    scored: dict[str, Scored] = {}
+    for site, model in zip(federation.sites, models_of(federation, out), strict=True):
+        if len(data := load(site / "data.toml", study).part(TEST)):
+            scored[site.name] = predict(model, data, study.input), data.y
     result["simulation"] = {
         "about": "computed from the test records of all hospitals in one place: possible in a simulation only",
         "metrics": exact_metrics(*_together(list(scored.values()))) if scored else {},
@@ -127,6 +129,18 @@ def add_exact_metrics(study: Study, federation: Federation, out: Path) -> dict[s
     write_synced(out / "result.json", json.dumps(result, indent=2).encode() + b"\n")
     write_report(out)
     return result
+
+
+def models_of(federation: Federation, out: Path) -> list[nn.Module]:
+    """The model that each hospital would use after the run in `out`, in order."""
+    run_id = bytes.fromhex(json.loads((out / "result.json").read_text())["run_id"])
+    models = []
+    for site in federation.sites:
+        model, _ = load_model(out)
+        if own := Site(site).own_layers(run_id):
+            own.complete(model)
+        models.append(model)
+    return models
 
 
 def _together(scored: list[Scored]) -> Scored:

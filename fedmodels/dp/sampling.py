@@ -33,20 +33,35 @@ class SeededSource:
 class PoissonSampler:
     """Draws the row numbers of one step's batch."""
 
-    def __init__(self, patients: npt.NDArray[np.str_], rate: float) -> None:
-        """patients: [n] the patient of each record; rate: q in (0, 1]."""
+    def __init__(
+        self, patients: npt.NDArray[np.str_], rate: float, shares: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        """patients: [n] the patient of each record; rate: q in (0, 1].
+
+        shares: [n] in (0, 1], fixed by each record alone: a patient is taken with q times the largest of theirs. Taking
+        some patients less often than q costs them less privacy than q does, so that q stays what is accounted for; a
+        sampler that took anybody more often, or so many of each class, would not be covered by it and is refused.
+        """
         if not 0.0 < rate <= 1.0:
             raise PrivacyError(f"sampling rate {rate} is not in (0, 1]")
+        if shares is not None and (shares.shape != patients.shape or not ((shares > 0) & (shares <= 1)).all()):
+            raise PrivacyError(
+                "a patient would be sampled more often than the rate that is accounted for, or never",
+                fix="give every record a share in (0, 1]",
+            )
         _, owner = np.unique(patients, return_inverse=True)
         self._rows = np.argsort(owner, kind="stable")
         self._counts = np.bincount(owner)
         self._starts = np.concatenate([[0], np.cumsum(self._counts)[:-1]]).astype(np.int64)
-        self._rate = rate
+        self._rates = np.full(len(self._counts), rate)
+        if shares is not None:
+            largest = np.zeros(len(self._counts))
+            np.maximum.at(largest, owner, shares)
+            self._rates *= largest
 
     def draw(self, source: UniformSource) -> npt.NDArray[np.int64]:
         """Row numbers, one per sampled patient, in order of patient; possibly none."""
-        patients = len(self._counts)
-        taken = np.flatnonzero(source.uniform(patients) < self._rate)
+        taken = np.flatnonzero(source.uniform(len(self._counts)) < self._rates)
         counts = self._counts[taken]
         offsets = np.minimum((source.uniform(len(taken)) * counts).astype(np.int64), counts - 1)
         rows: npt.NDArray[np.int64] = self._rows[self._starts[taken] + offsets]

@@ -9,19 +9,24 @@ from torch import Tensor
 
 
 def loss_fn(
-    class_weights: Sequence[float] = (), reduction: Literal["mean", "sum"] = "mean"
+    class_weights: Sequence[float] = (), reduction: Literal["mean", "sum"] = "mean", focal_gamma: float = 0.0
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """A function (logits [n, outputs], y [n] int64) -> scalar loss.
 
     Each record's loss is binary cross-entropy of the second label for one output and cross-entropy for several, times
-    the public weight of its label (none: 1). "sum" adds them up, for a caller who divides by a public number; "mean"
-    divides by n (an empty batch gives 0). Unlike `torch.nn.CrossEntropyLoss`, "mean" never divides by the weights of
-    the batch: that would tie each record's gradient to the labels of the others.
+    the public weight of its label (none: 1) and, with a focal_gamma above 0, times (1 - p)^gamma for the probability p
+    of its true label (Lin et al., ICCV 2017, equation 4), so that records which the model knows already count less.
+
+    "sum" adds them up, for a caller who divides by a public number; "mean" divides by n (an empty batch gives 0).
+    Unlike `torch.nn.CrossEntropyLoss`, "mean" never divides by the weights of the batch: that would tie each record's
+    gradient to the labels of the others.
     """
     weights = torch.tensor(tuple(class_weights), dtype=torch.float32)
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
         records = _record_losses(logits, y)
+        if focal_gamma:
+            records = records * (-torch.expm1(-records)).clamp(min=1e-6) ** focal_gamma
         if class_weights:
             records = records * weights.to(logits)[y]
         return records.sum() if reduction == "sum" else records.sum() / max(1, len(records))

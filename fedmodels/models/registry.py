@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from fedmodels.errors import FileError
+from fedmodels.models.personal import Division, divide
 from fedmodels.study import Input, SizeValue, Strict, Study
 
 
@@ -185,9 +186,14 @@ def skeleton(design: Architecture, input_: Input, labels: int) -> nn.Module:
         return construct(design, input_, labels)
 
 
+def division(study: Study) -> Division:
+    """Which weights of the study's model are exchanged, and which stay at each hospital."""
+    return divide(skeleton(architecture(study), study.input, len(study.study.labels)), study.training.personal)
+
+
 def expected_parameters(study: Study) -> int:
-    """The number of weights of the study's model, without making it."""
-    return parameter_count(skeleton(architecture(study), study.input, len(study.study.labels)))
+    """The number of weights that the study's parties exchange, without making the model."""
+    return division(study).shared
 
 
 def _modality(input_: type[Input]) -> str:

@@ -1,7 +1,7 @@
 """Multi-layer perceptrons for tables: [batch, features] -> logits; without hidden layers, logistic regression."""
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 from torch import Tensor, nn
@@ -13,9 +13,11 @@ from fedmodels.study import Positive, TableInput
 
 
 class MlpSizes(Sizes, frozen=True):
-    """hidden: widths of the ReLU layers, () for a linear model; dropout follows each of them."""
+    """hidden: widths of the ReLU layers, () for a linear model; dropout follows each of them. norm: "layer" normalises
+    the features of a record before each ReLU (Ba et al. 2016)."""
 
     hidden: tuple[Positive, ...] = (32,)
+    norm: Literal["none", "layer"] = "none"
     dropout: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
 
 
@@ -26,7 +28,12 @@ class Mlp(nn.Module):
         super().__init__()
         widths = (feature_count(input_), *sizes.hidden)
         hidden = [
-            nn.Sequential(he(nn.Linear(before, after)), nn.ReLU(), nn.Dropout(sizes.dropout))
+            nn.Sequential(
+                he(nn.Linear(before, after)),
+                *([nn.LayerNorm(after)] if sizes.norm == "layer" else []),
+                nn.ReLU(),
+                nn.Dropout(sizes.dropout),
+            )
             for before, after in pairwise(widths)
         ]
         self.hidden = nn.Sequential(*hidden)

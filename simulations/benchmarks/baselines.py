@@ -39,8 +39,13 @@ def pool(parts: Parts, split: int) -> Dataset:
 
 def scores(predictor: Predictor, parts: Parts) -> dict[str, float]:
     """Exact metrics of all test records together, and the mean of the hospitals' accuracies as `hospital_accuracy`."""
-    tests = [data.part(TEST) for data in parts.values()]
-    scored = [(predictor(data), data.y) for data in tests if len(data)]
+    return scores_of_each(dict.fromkeys(parts, predictor), parts)
+
+
+def scores_of_each(predictors: Mapping[str, Predictor], parts: Parts) -> dict[str, float]:
+    """The same where every hospital has a model of its own, because some layers stayed with it."""
+    tests = {name: data.part(TEST) for name, data in parts.items()}
+    scored = [(predictors[name](data), data.y) for name, data in tests.items() if len(data)]
     pooled = exact_metrics(np.concatenate([p for p, _ in scored]), np.concatenate([y for _, y in scored]))
     return pooled | {"hospital_accuracy": float(np.mean([exact_metrics(p, y)["accuracy"] for p, y in scored]))}
 

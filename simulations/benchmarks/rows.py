@@ -73,6 +73,31 @@ _TRIAGE_PRIVATE = (
 # Adam of one step at all hospitals is, pooled, Adam itself.
 ICU_POOLED = ('training.optimiser="adam"', "training.learning_rate=0.002")
 
+# Textbook constants, not tuned. Own layers need some that are not: hence a hidden layer with normalisation in all rows.
+_DIFFERING = ("model.sizes.hidden=[16]", 'model.sizes.norm="layer"')
+_FEDAVG = ('training.server_optimiser="fedavg"', "training.server_learning_rate=1.0")
+_ANSWERS = {
+    "FedAvg": _FEDAVG,
+    "FedProx, mu 0.1": (*_FEDAVG, "training.proximal=0.1"),
+    "FedProx, mu 1": (*_FEDAVG, "training.proximal=1.0"),
+    "FedAvgM": ('training.server_optimiser="fedavgm"', "training.server_learning_rate=0.1"),
+    "FedAdam": ('training.server_optimiser="fedadam"', "training.server_learning_rate=0.1"),
+    "FedYogi": ('training.server_optimiser="fedyogi"', "training.server_learning_rate=0.1"),
+    "FedAvg, own normalisation (FedBN)": (*_FEDAVG, 'training.personal="norm"'),
+    "FedAvg, own last layer (FedPer)": (*_FEDAVG, 'training.personal="head"'),
+    "FedYogi, own last layer": (
+        'training.server_optimiser="fedyogi"', "training.server_learning_rate=0.1", 'training.personal="head"',
+    ),
+}  # fmt: skip
+
+_UNBALANCED = {
+    "nothing": ("training.class_weights=[]",),
+    "class weights 1 and 4": (),
+    "focal loss, gamma 2": ("training.class_weights=[]", "training.focal_gamma=2.0"),
+    "sampling, survivors at a quarter": ("training.class_weights=[]", "training.class_rates=[0.25, 1.0]"),
+    "class weights and focal loss": ("training.focal_gamma=2.0",),
+}
+
 TABLES: dict[str, tuple[Row, ...]] = {
     "heart_disease": (
         *_rows(HEART_PRIVATE),
@@ -84,4 +109,8 @@ TABLES: dict[str, tuple[Row, ...]] = {
     ),
     "pneumonia": (*_rows(PNEUMONIA_PRIVATE, partition=_DIRICHLET), Row("federated, none, iid")),
     "chinese_triage": _rows(_TRIAGE_PRIVATE),
+    "heart_disease/differing hospitals": tuple(
+        Row(title, (*_DIFFERING, *settings)) for title, settings in _ANSWERS.items()
+    ),
+    "icu_mortality/unbalanced classes": tuple(Row(title, settings) for title, settings in _UNBALANCED.items()),
 }

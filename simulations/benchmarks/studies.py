@@ -19,21 +19,21 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from torch import nn
 
 from fedmodels.data.dataset import Dataset
 from fedmodels.data.load import load
 from fedmodels.errors import DataError, FedmodelsError, UsageError
 from fedmodels.files import read_text
-from fedmodels.models.artifact import load_model
 from fedmodels.models.batches import predict
 from fedmodels.settings import apply_settings
 from fedmodels.study import Study, parse_study
 from server.app import OnRound
 from server.records import RoundLine
-from simulations.benchmarks.baselines import Predictor, scores, train_linear, train_pooled
+from simulations.benchmarks.baselines import Predictor, scores, scores_of_each, train_linear, train_pooled
 from simulations.benchmarks.rows import TABLES, Row
 from simulations.federation import HospitalData, build_federation, natural, partitioned
-from simulations.simulate import run_federation
+from simulations.simulate import models_of, run_federation
 
 COLUMNS = ("accuracy", "auroc", "auprc", "macro_f1", "hospital_accuracy", "seconds")
 _TABLE_WIDTH = 130  # in a pipe rich takes 80 and would fold every cell
@@ -77,8 +77,11 @@ def summarise(runs: list[Scores]) -> dict[str, Estimate]:
 
 
 def prepare(name: str, row: Row, seed: int) -> Case:
-    """The bundled study `name` as `row` varies it, on its natural hospitals or a partition of its pooled data."""
-    folder = STUDIES / name
+    """A bundled study as `row` varies it, on its natural hospitals or a partition of its pooled data.
+
+    name: of a table, which is that of a study and, where it has several, what this one is about.
+    """
+    folder = STUDIES / name.partition("/")[0]
     text = apply_settings(read_text(folder / "study.toml"), [*row.settings, f"training.seed={seed}"])
     study = parse_study(text, str(folder / "study.toml"))
     if bindings := sorted((folder / "sites").glob("*.toml")):
@@ -105,11 +108,13 @@ def measure(case: Case, row: Row, on_round: OnRound) -> Scores:
         out = Path(folder)
         federation = build_federation(case.study, case.text.encode(), case.hospitals, out)
         result = run_federation(federation, out, "local", on_round)
-        return scores(_trained(out, case.study), case.parts) | {"seconds": result["seconds"]["total"]}
+        names = [site.name for site in federation.sites]
+        models = dict(zip(names, models_of(federation, out), strict=True))
+        predictors = {name: _predictor(model, case.study) for name, model in models.items()}
+        return scores_of_each(predictors, case.parts) | {"seconds": result["seconds"]["total"]}
 
 
-def _trained(run: Path, study: Study) -> Predictor:
-    model, _ = load_model(run)
+def _predictor(model: nn.Module, study: Study) -> Predictor:
     return lambda data: predict(model, data, study.input)
 
 

@@ -55,3 +55,20 @@ def test_without_privacy_the_same_seed_gives_the_same_batches() -> None:
 def test_a_rate_outside_0_1_is_refused(rate: float) -> None:
     with pytest.raises(PrivacyError):
         PoissonSampler(PATIENTS, rate)
+
+
+def test_a_patient_is_taken_with_the_rate_times_the_largest_of_their_shares() -> None:
+    shares = np.where(PATIENTS == "a", 0.25, np.where(PATIENTS == "b", 0.5, 1.0))
+    shares[np.flatnonzero(PATIENTS == "c")[0]] = 0.1  # the other records of c have 1
+    sampler, source = PoissonSampler(PATIENTS, 0.4, shares), SecureSource(bytes(32))
+    taken = np.zeros(4)
+    for _ in range(20_000):
+        taken += [np.sum(PATIENTS[sampler.draw(source)] == p) for p in "abcd"]
+    assert taken / 20_000 == pytest.approx([0.1, 0.2, 0.4, 0.4], abs=0.015)
+    assert taken.max() / 20_000 < 0.4 + 0.015  # nobody more often than what is accounted for
+
+
+@pytest.mark.parametrize("shares", [np.full(57, 1.1), np.zeros(57), np.ones(3), np.full(57, np.nan), -np.ones(57)])
+def test_a_sampler_that_the_accounted_rate_does_not_cover_is_refused(shares: np.ndarray) -> None:
+    with pytest.raises(PrivacyError, match="more often"):
+        PoissonSampler(PATIENTS, 0.2, shares)

@@ -53,3 +53,18 @@ def test_one_logit_is_the_log_odds_of_the_second_label() -> None:
     z = torch.tensor([[-40.0], [0.0], [2.0]], dtype=torch.float64)
     p = probabilities(z)
     torch.testing.assert_close(p[:, 1].log() - p[:, 0].log(), z[:, 0])
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 4])
+def test_a_focal_loss_is_the_papers_formula(outputs: int) -> None:
+    logits, y = torch.randn(20, outputs, dtype=torch.float64), torch.arange(20) % max(2, outputs)
+    p = probabilities(logits)[torch.arange(20), y]
+    expected = -((1 - p) ** 2) * p.log()
+    torch.testing.assert_close(loss_fn((), "sum", 2.0)(logits, y), expected.sum())
+    torch.testing.assert_close(loss_fn((), "sum", 0.0)(logits, y), -p.log().sum())
+
+
+def test_a_focal_loss_has_a_finite_gradient_where_the_model_is_certain() -> None:
+    logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
+    loss_fn((), "sum", 0.5)(logits, torch.tensor([0, 0])).backward()
+    assert bool(torch.isfinite(logits.grad).all())

@@ -26,7 +26,9 @@ def test_a_run_directory_of_the_server_is_read_back_and_reported(tmp_path, mode)
         )
     model = flatten(build_model(study)) + np.float32(0.5)
     gone = Dropout(2, "evaluate", "basel", "no answer in time")
-    directory.finish(study, roster, Outcome(model, METRICS, (gone,), dict.fromkeys(HOSPITALS, 2), Seconds(1.0)))
+    directory.finish(
+        study, roster, Outcome(bytes(16), model, METRICS, (gone,), dict.fromkeys(HOSPITALS, 2), Seconds(1.0))
+    )
 
     record = read_record(tmp_path / "run")
     assert record.result.metrics == METRICS

@@ -27,6 +27,10 @@ def reference(kind: str, updates: list[float], rate: float) -> float:
         if kind == "fedavg":
             x += rate * update
             continue
+        if kind == "fedavgm":
+            m = 0.9 * m + update
+            x += rate * m
+            continue
         m = 0.9 * m + 0.1 * update
         if kind == "fedadam":
             v = 0.99 * v + 0.01 * update**2
@@ -36,7 +40,7 @@ def reference(kind: str, updates: list[float], rate: float) -> float:
     return x
 
 
-@pytest.mark.parametrize("kind", ["fedavg", "fedadam", "fedyogi"])
+@pytest.mark.parametrize("kind", ["fedavg", "fedavgm", "fedadam", "fedyogi"])
 def test_federated_steps_agree_with_the_paper(kind: str) -> None:
     study = tiny_study(f"training.server_optimiser={kind}", "training.server_learning_rate=0.1")
     expected = [reference(kind, [u[i] for u in UPDATES], 0.1) for i in range(2)]
