@@ -62,7 +62,13 @@ gradient_norm = 1.0       # clip of a batch's gradient without privacy (explodin
 server_optimiser = "fedavg"     # fedavg, fedavgm, fedadam or fedyogi
 server_learning_rate = 1.0
 average = {momentum}             # decay of a moving average of the models over rounds, say 0.9; 0 = none
-class_weights = []        # one per label, from public priors, for unbalanced classes; empty = all 1
+# Unbalanced classes, from public priors; empty or 0 = nothing of the kind.
+class_weights = []        # of each label in the loss
+class_rates = []          # share of batch_rate for patients of each label, one of them 1
+focal_gamma = 0.0         # focal loss: say 2
+# Hospitals that differ. Neither goes with mode distributed.
+proximal = 0.0            # FedProx's mu, for several local steps
+personal = "none"         # norm or head: layers that never leave a hospital
 seed = 0
 
 [privacy]

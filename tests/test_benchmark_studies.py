@@ -10,7 +10,7 @@ from fedmodels.settings import apply_settings
 from fedmodels.study import Study, parse_study
 from simulations.benchmarks.baselines import flat_features, pool, scores, train_linear, train_pooled
 from simulations.benchmarks.rows import TABLES
-from simulations.benchmarks.studies import STUDIES, Estimate, summarise, table_of
+from simulations.benchmarks.studies import Estimate, folder_of, summarise, table_of
 
 TABLE = """
 [study]
@@ -136,7 +136,7 @@ def test_a_column_that_a_run_lacks_is_left_out_of_the_table() -> None:
 @pytest.mark.parametrize(("name", "title"), [(name, row.title) for name, rows in TABLES.items() for row in rows])
 def test_every_row_is_a_valid_variation_of_its_study_and_at_the_epsilon_it_claims(name: str, title: str) -> None:
     (row,) = [row for row in TABLES[name] if row.title == title]
-    study = parse_study(apply_settings((STUDIES / name / "study.toml").read_text(encoding="utf-8"), row.settings))
+    study = parse_study(apply_settings((folder_of(name) / "study.toml").read_text(encoding="utf-8"), row.settings))
     _, claims_epsilon, epsilon = title.partition("local epsilon ")
     assert study.privacy.mode == ("local" if claims_epsilon else "none")
     assert study.privacy.delta == 1e-5

@@ -47,6 +47,16 @@ def test_new_studies_of_two_modes_differ_in_how_they_train_and_in_the_mode_alone
     assert written["local"] == written["distributed"]
 
 
+def test_check_tells_what_stays_at_a_hospital(tmp_path: Path, screen: io.StringIO) -> None:
+    file = tmp_path / "study.toml"
+    study_new(file, "x", "mlp", "a,b", "local", 4, 3.0)
+    study_check(file)
+    assert "never leave" not in said(screen)
+    file.write_text(file.read_text().replace('personal = "none"', 'personal = "head"'))
+    study_check(file)
+    assert "model mlp, 192 parameters, and 33 that never leave a hospital" in said(screen)
+
+
 def test_check_tells_what_a_distributed_study_promises(tmp_path: Path, screen: io.StringIO) -> None:
     file = tmp_path / "study.toml"
     study_new(file, "x", "mlp", "a,b", "distributed", 4, 3.0)

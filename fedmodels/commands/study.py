@@ -10,7 +10,7 @@ from fedmodels.dp.accounting import epsilon_bounds
 from fedmodels.dp.plan import Plan, plan_for
 from fedmodels.errors import UsageError
 from fedmodels.files import read_text, write_synced
-from fedmodels.models.registry import architecture, build_model, families, parameter_count, presets
+from fedmodels.models.registry import architecture, build_model, expected_parameters, families, parameter_count, presets
 from fedmodels.study import Study, parse_study
 from fedmodels.study_template import render
 
@@ -47,10 +47,12 @@ def study_check(file: Path) -> None:
 
 def rows(study: Study) -> list[tuple[str, str]]:
     """What a study is and promises, one plain line each with its heading."""
-    parameters, federation = parameter_count(build_model(study)), study.federation
+    parameters, federation = expected_parameters(study), study.federation
+    own = parameter_count(build_model(study)) - parameters
+    stays = f", and {own:,} that never leave a hospital" if own else ""
     return [
         ("task", f"{study.study.task}: {', '.join(study.study.labels)}"),
-        ("model", f"{study.model.name}, {parameters:,} parameters"),
+        ("model", f"{study.model.name}, {parameters:,} parameters{stays}"),
         (
             "rounds",
             f"{study.training.rounds} of {study.training.local_steps} local steps, "

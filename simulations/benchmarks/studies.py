@@ -76,12 +76,14 @@ def summarise(runs: list[Scores]) -> dict[str, Estimate]:
     return summary
 
 
-def prepare(name: str, row: Row, seed: int) -> Case:
-    """A bundled study as `row` varies it, on its natural hospitals or a partition of its pooled data.
+def folder_of(table: str) -> Path:
+    """The bundled study of a table, which has its name and, where there are several, after a slash what it is about."""
+    return STUDIES / table.partition("/")[0]
 
-    name: of a table, which is that of a study and, where it has several, what this one is about.
-    """
-    folder = STUDIES / name.partition("/")[0]
+
+def prepare(name: str, row: Row, seed: int) -> Case:
+    """The study of a table as `row` varies it, on its natural hospitals or a partition of its pooled data."""
+    folder = folder_of(name)
     text = apply_settings(read_text(folder / "study.toml"), [*row.settings, f"training.seed={seed}"])
     study = parse_study(text, str(folder / "study.toml"))
     if bindings := sorted((folder / "sites").glob("*.toml")):
