@@ -7,6 +7,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from fedmodels.dp.clipping.blocks import Table, layout
 from fedmodels.dp.clipping.book import Book, Gradients, Tensors
 from fedmodels.dp.clipping.entries import Entry, PerRecord
 
@@ -19,7 +20,12 @@ def _scale_and_shift(weight: Tensor, bias: Tensor | None, scale: Tensor, shift: 
 
 @dataclass(frozen=True, eq=False)
 class GroupNormal:
-    """x [n, c, ...] normalised over groups of channels (Wu and He, ECCV 2018)."""
+    """x [n, c, ...] normalised over groups of channels (Wu and He, ECCV 2018).
+
+    The gradient of x is spread * (weight g - mean(weight g) - x' mean(weight g x')), x' the normalised x and the means
+    over a group. Both means come from the per-record gradients of scale and shift, which torch's own backward would
+    sum a second time.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -27,6 +33,7 @@ class GroupNormal:
     epsilon: float
 
     def forward(self, x: Tensor) -> tuple[Tensors, Tensors]:
+        x = x.contiguous(memory_format=layout(x))
         y, mean, rstd = torch.native_group_norm(x, self.weight, self.bias, *self._sizes(x), self.groups, self.epsilon)
         return (y,), (x, mean, rstd, self.weight)
 
@@ -35,17 +42,22 @@ class GroupNormal:
         (g,) = gradients
         if g is None:
             return (None,), []
+        table = Table(x)
+        shift, product = table.sums(g, x)
+        centre, spread = (v.repeat_interleave(x.shape[1] // self.groups, dim=1) for v in (mean, rstd))
+        scale = (product - centre * shift) * spread
         dx = None
         if wanted[0]:
-            dx, _, _ = torch.ops.aten.native_group_norm_backward(
-                g, x, mean, rstd, weight, *self._sizes(x), self.groups, [True, False, False]
-            )
-        per_channel = x.shape[1] // self.groups
-        middle, spread = (v.repeat_interleave(per_channel, dim=1) for v in (mean, rstd))
-        places = tuple(range(2, x.dim()))
-        shift, product = (v.sum(places) if places else v for v in (g, g * x))
-        scale = (product - middle * shift) * spread
-        return (dx,), _scale_and_shift(self.weight, self.bias, scale, shift)
+            level, slope = self._group_means(torch.stack((shift, scale)) * weight, x)
+            slope = -slope * spread**2
+            dx = table.combination(g, x, torch.stack((spread * weight, slope, -level * spread - slope * centre)))
+        return (dx,), _scale_and_shift(self.weight, self.bias, scale.to(x.dtype), shift.to(x.dtype))
+
+    def _group_means(self, sums: Tensor, x: Tensor) -> Tensor:
+        """[2, n, c] the means over each channel's group, from two sums over positions [2, n, c]."""
+        per_group = x.shape[1] // self.groups
+        means = sums.view(2, len(x), self.groups, per_group).sum(3, keepdim=True) / (per_group * prod(x.shape[2:]))
+        return means.expand(-1, -1, -1, per_group).flatten(2)
 
     @staticmethod
     def _sizes(x: Tensor) -> tuple[int, int, int]:
