@@ -26,7 +26,9 @@ CHUNK_BYTES = 1 << 18
 CHECKSUM_BYTES = 16
 _TAG_BYTES = 16
 _NONCE_BYTES = 12
+_LINE_BYTES = 64
 _CHUNK_WORDS = CHUNK_BYTES // WORD.itemsize
+_PART_WORDS = 1 << 17  # added and checked at a time: the sum and an upload stay in the cache
 _ZEROS = memoryview(bytes(CHUNK_BYTES))
 
 
@@ -37,12 +39,12 @@ def is_vector(vector: Vector) -> bool:
     )
 
 
-def add_masks(vector: Vector, plus: Sequence[Secret], minus: Sequence[Secret]) -> Vector:
+def add_masks(vector: Vector, plus: Sequence[Secret], minus: Sequence[Secret], *, in_place: bool = False) -> Vector:
     """A new vector: `vector` + the masks of the keys `plus` - the masks of the keys `minus`, modulo 2^32.
 
-    Every key must be used for one vector only, ever.
+    Every key must be used for one vector only, ever. in_place: in the memory of `vector`, which is returned.
     """
-    masked = np.empty_like(vector)
+    masked = vector if in_place else np.empty_like(vector)
     for _ in _mask_chunks(vector, masked, plus, minus):
         pass
     return masked
@@ -65,7 +67,7 @@ def mask_in_place(
 def _mask_chunks(vector: Vector, masked: Vector, plus: Sequence[Secret], minus: Sequence[Secret]) -> Iterator[Vector]:
     """Fill `masked` chunk by chunk; yields each chunk when it is done."""
     masks = [(AESGCM(key.reveal()), np.add) for key in plus] + [(AESGCM(key.reveal()), np.subtract) for key in minus]
-    scratch = memoryview(bytearray(CHUNK_BYTES + _TAG_BYTES))
+    scratch = chunk_buffer()
     words = np.frombuffer(scratch[:CHUNK_BYTES], WORD)
     for chunk in range(-(-vector.size // _CHUNK_WORDS)):
         place = slice(chunk * _CHUNK_WORDS, (chunk + 1) * _CHUNK_WORDS)
@@ -78,6 +80,13 @@ def _mask_chunks(vector: Vector, masked: Vector, plus: Sequence[Secret], minus: 
             cipher.encrypt_into(nonce, zeros, None, buffer)
             combine(part, stream, out=part)
         yield part
+
+
+def chunk_buffer() -> memoryview:
+    """Room for a chunk of keystream and its tag, beginning on a cache line: additions read it faster from there."""
+    memory = np.empty(CHUNK_BYTES + _TAG_BYTES + _LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % _LINE_BYTES
+    return memory[start : start + CHUNK_BYTES + _TAG_BYTES].data
 
 
 def checksum(session: bytes, sender: str, vector: Vector) -> bytes:
@@ -100,19 +109,24 @@ def _gmac(session: bytes, sender: str) -> AEADEncryptionContext:
 
 
 def combine_checked(
-    total: Vector, combine: np.ufunc, vector: Vector, session: bytes, sender: str, expected: bytes
+    total: Vector, combine: np.ufunc | None, vector: Vector, session: bytes, sender: str, expected: bytes
 ) -> bool:
     """`total` += or -= `vector` (combine: np.add, np.subtract), in place, if its checksum is the expected one.
 
-    False, and no change, if it is not. Each chunk is read from memory once for both, which is what the time goes to.
+    False, and no change, if it is not. None: `total` becomes `vector`; what it held is lost, whatever the checksum.
+    Each part is read from memory once for both, which is what the time goes to.
     """
     gmac = _gmac(session, sender)
-    for start in range(0, vector.size, _CHUNK_WORDS):
-        place = slice(start, start + _CHUNK_WORDS)
-        combine(total[place], vector[place], out=total[place])  # first: addition prefetches better than GMAC
+    for start in range(0, vector.size, _PART_WORDS):
+        place = slice(start, start + _PART_WORDS)
+        if combine is None:
+            total[place] = vector[place]
+        else:
+            combine(total[place], vector[place], out=total[place])  # first: addition prefetches better than GMAC
         gmac.authenticate_additional_data(vector[place].data.cast("B"))
     gmac.finalize()
     if gmac.tag == expected:
         return True
-    (np.subtract if combine is np.add else np.add)(total, vector, out=total)
+    if combine is not None:
+        (np.subtract if combine is np.add else np.add)(total, vector, out=total)
     return False

@@ -187,7 +187,7 @@ class RecoverSession:
         for name, reply in self._pairs.items():
             for peer, seed in zip(reply.dropped, reply.seeds, strict=True):
                 (minus if name < peer else plus).append(seed)
-        self._uploads.sum = add_masks(self._uploads.sum, plus, minus)
+        add_masks(self._uploads.sum, plus, minus, in_place=True)
         self._stage = _OPEN
 
     def _lie(self, wrong: Mapping[int, frozenset[int]]) -> RemoteProtocolError:

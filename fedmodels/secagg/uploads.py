@@ -16,7 +16,7 @@ class Uploads(Generic[H]):
 
     def __init__(self, request: SessionRequest, digest: bytes, words: int, header: type[H]) -> None:
         self.request, self.digest = request, digest
-        self.sum: Vector = np.zeros(words, WORD)
+        self.sum: Vector = np.empty(words, WORD)  # the first upload fills it: it means nothing while there is none
         self.headers: dict[str, H] = {}
         self._type = header
 
@@ -41,7 +41,7 @@ class Uploads(Generic[H]):
         if upload.sender in self.headers:
             intact = checksum(self.digest, upload.sender, vector) == upload.checksum
         else:
-            intact = self._combine(np.add, upload, vector)
+            intact = self._combine(np.add if self.headers else None, upload, vector)
         if not intact:
             raise self.error(upload.sender, "the upload was damaged on its way")
         self.headers[upload.sender] = upload
@@ -79,5 +79,5 @@ class Uploads(Generic[H]):
         del self.headers[name]
         return True
 
-    def _combine(self, operation: np.ufunc, header: H, vector: Vector) -> bool:
+    def _combine(self, operation: np.ufunc | None, header: H, vector: Vector) -> bool:
         return combine_checked(self.sum, operation, vector, self.digest, header.sender, header.checksum)

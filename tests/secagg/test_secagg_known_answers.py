@@ -170,6 +170,16 @@ def test_a_vector_is_combined_only_if_its_checksum_is_right(words, operation):
     np.testing.assert_array_equal(total, operation(before, vector))
 
 
+@pytest.mark.parametrize("words", [1, 131072, 131073, 9 * 65536 + 5])
+def test_the_first_vector_replaces_whatever_was_in_the_memory_of_the_sum(words):
+    total, vector = np.full(words, 7, np.uint32), np.arange(words, dtype=np.uint32) * 0x17171717
+    proof = checksum(b"session", "hospital-1", vector)
+    assert not combine_checked(total, None, vector, b"session", "hospital-2", proof)
+    total[:] = 9
+    assert combine_checked(total, None, vector, b"session", "hospital-1", proof)
+    np.testing.assert_array_equal(total, vector)
+
+
 def test_masks_are_added_and_subtracted_modulo_2_to_the_32():
     plus, minus = [Secret(bytes([i]) * 32) for i in (1, 2)], [Secret(bytes([i]) * 32) for i in (3, 4, 5)]
     vector = np.arange(11, dtype=np.uint32) * 0x17171717
@@ -179,6 +189,8 @@ def test_masks_are_added_and_subtracted_modulo_2_to_the_32():
         expected = [(a + sign * b) % 2**32 for a, b in zip(expected, mask, strict=True)]
     assert add_masks(vector, plus, minus).tolist() == expected
     assert vector.tolist() == (np.arange(11, dtype=np.uint32) * 0x17171717).tolist()
+    assert add_masks(vector, plus, minus, in_place=True) is vector
+    assert vector.tolist() == expected
 
 
 def test_gmac_of_nothing_answers_as_the_gcm_specification():

@@ -13,10 +13,8 @@ from statistics import median
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from fedmodels.secagg.keystream import CHUNK_BYTES, WORD, add_masks
+from fedmodels.secagg.keystream import CHUNK_BYTES, WORD, add_masks, chunk_buffer
 from fedmodels.secagg.primitives import KEY_BYTES, Secret
-
-_TAG_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -64,16 +62,13 @@ def measure(masks: int, words: int, repetitions: int) -> Floor:
 
 
 def _keystream(chunks: int) -> None:
-    cipher, zeros, buffer = (
-        AESGCM(secrets.token_bytes(KEY_BYTES)),
-        bytes(CHUNK_BYTES),
-        bytearray(CHUNK_BYTES + _TAG_BYTES),
-    )
+    cipher, zeros, buffer = AESGCM(secrets.token_bytes(KEY_BYTES)), bytes(CHUNK_BYTES), chunk_buffer()
     for chunk in range(chunks):
         cipher.encrypt_into(chunk.to_bytes(12, "big"), zeros, None, buffer)
 
 
 def _additions(chunks: int) -> None:
-    total, stream = np.zeros(CHUNK_BYTES // WORD.itemsize, WORD), np.ones(CHUNK_BYTES // WORD.itemsize, WORD)
+    total, stream = (np.frombuffer(chunk_buffer(), WORD, CHUNK_BYTES // WORD.itemsize) for _ in range(2))
+    total[:], stream[:] = 0, 1
     for _ in range(chunks):
         np.add(total, stream, out=total)
