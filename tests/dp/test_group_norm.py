@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmodels.dp.clipping import blocks
+from fedmodels.dp.clipping import blocks, normalisation
 from fedmodels.dp.clipping.normalisation import GroupNormal
 
 LAYOUTS = {
@@ -27,6 +27,7 @@ def reference(layer: nn.GroupNorm, x: Tensor, g: Tensor) -> list[tuple[Tensor, T
 @pytest.mark.parametrize(
     ("shape", "block", "width"),
     [
+        ((5, 6, 4, 3), None, 512),  # a small batch, which torch's own backward takes
         ((5, 6, 4, 3), 1 << 18, 512),  # all in one block
         ((5, 6, 4, 3), 150, 512),  # some records at a time, and a last block that is not full
         ((3, 6, 7, 5), 40, 18),  # a part of a record at a time; 35 positions do not divide by the 3 that fit in a row
@@ -35,9 +36,11 @@ def reference(layer: nn.GroupNorm, x: Tensor, g: Tensor) -> list[tuple[Tensor, T
     ],
 )
 def test_gradients_are_those_of_every_record_alone(
-    layout: str, shape: tuple[int, ...], block: int, width: int, monkeypatch: pytest.MonkeyPatch
+    layout: str, shape: tuple[int, ...], block: int | None, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "_BLOCK", block)
+    if block is not None:
+        monkeypatch.setattr(normalisation, "_LARGE", 0)
+        monkeypatch.setattr(blocks, "_BLOCK", block)
     monkeypatch.setattr(blocks, "_WIDTH", width)
     torch.manual_seed(6)
     layer = nn.GroupNorm(2, shape[1])
@@ -54,8 +57,12 @@ def test_gradients_are_those_of_every_record_alone(
         torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5 * float(exact.abs().max()))
 
 
+@pytest.mark.parametrize("large", [0, 1 << 21])
 @torch.no_grad()
-def test_the_gradient_lies_in_memory_as_the_input_does_and_is_left_out_where_not_wanted() -> None:
+def test_the_gradient_lies_in_memory_as_the_input_does_and_is_left_out_where_not_wanted(
+    large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(normalisation, "_LARGE", large)
     layer = nn.GroupNorm(2, 6)
     x = torch.randn(2, 6, 4, 3).contiguous(memory_format=torch.channels_last)
     operation = GroupNormal(layer.weight, layer.bias, 2, layer.eps)
@@ -66,8 +73,10 @@ def test_the_gradient_lies_in_memory_as_the_input_does_and_is_left_out_where_not
     assert operation.backward(saved, (x.clone(),), (False,))[0] == (None,)
 
 
+@pytest.mark.parametrize("large", [0, 1 << 21])
 @torch.no_grad()
-def test_a_batch_without_records_has_gradients_without_records() -> None:
+def test_a_batch_without_records_has_gradients_without_records(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(normalisation, "_LARGE", large)
     layer = nn.GroupNorm(2, 6)
     operation = GroupNormal(layer.weight, layer.bias, 2, layer.eps)
     x, none = torch.randn(0, 6, 4, 3), torch.zeros(0, 2)

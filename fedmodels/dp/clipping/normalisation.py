@@ -11,6 +11,14 @@ from fedmodels.dp.clipping.blocks import Table, layout
 from fedmodels.dp.clipping.book import Book, Gradients, Tensors
 from fedmodels.dp.clipping.entries import Entry, PerRecord
 
+_LARGE = 1 << 21  # elements of a batch; measured with 28 and 64 pixels on two threads
+
+
+def _sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """[n, c] each: the sums over positions of g and of g * x."""
+    positions = tuple(range(2, x.dim()))
+    return (g.sum(positions), (g * x).sum(positions)) if positions else (g, g * x)
+
 
 def _scale_and_shift(weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor) -> list[Entry]:
     """The entries of the trainable ones; scale, shift: [n, ...]."""
@@ -23,8 +31,8 @@ class GroupNormal:
     """x [n, c, ...] normalised over groups of channels (Wu and He, ECCV 2018).
 
     The gradient of x is spread * (weight g - mean(weight g) - x' mean(weight g x')), x' the normalised x and the means
-    over a group. Both means come from the per-record gradients of scale and shift, which torch's own backward would
-    sum a second time.
+    over a group. For large batches both means come from the per-record gradients of scale and shift, which torch's own
+    backward would sum a second time; for small ones its one call is faster than many.
     """
 
     weight: Tensor
@@ -42,15 +50,21 @@ class GroupNormal:
         (g,) = gradients
         if g is None:
             return (None,), []
-        table = Table(x)
-        shift, product = table.sums(g, x)
+        small = x.numel() < _LARGE
+        shift, product = _sums(g, x) if small else Table(x).sums(g, x)
         centre, spread = (v.repeat_interleave(x.shape[1] // self.groups, dim=1) for v in (mean, rstd))
         scale = (product - centre * shift) * spread
         dx = None
-        if wanted[0]:
+        if wanted[0] and small:
+            g = g.contiguous(memory_format=layout(x))
+            dx, _, _ = torch.ops.aten.native_group_norm_backward(
+                g, x, mean, rstd, weight, *self._sizes(x), self.groups, [True, False, False]
+            )
+        elif wanted[0]:
             level, slope = self._group_means(torch.stack((shift, scale)) * weight, x)
             slope = -slope * spread**2
-            dx = table.combination(g, x, torch.stack((spread * weight, slope, -level * spread - slope * centre)))
+            factors = torch.stack((spread * weight, slope, -level * spread - slope * centre))
+            dx = Table(x).combination(g, x, factors)
         return (dx,), _scale_and_shift(self.weight, self.bias, scale.to(x.dtype), shift.to(x.dtype))
 
     def _group_means(self, sums: Tensor, x: Tensor) -> Tensor:
