@@ -88,8 +88,10 @@ class _Shuffled(PoissonSampler):
 
     queues: dict[bytes, list[int]]
 
-    def __init__(self, patients: npt.NDArray[np.str_], rate: float) -> None:
-        super().__init__(patients, rate)
+    def __init__(
+        self, patients: npt.NDArray[np.str_], rate: float, shares: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        super().__init__(patients, rate, shares)
         self._people = len(np.unique(patients))
         self._key, self._size = hashlib.sha256(patients.tobytes()).digest(), math.ceil(rate * self._people)
 

@@ -58,8 +58,8 @@ def release(data: Dataset, plan: Plan = QUIET, declared: int = DECLARED, study: 
 class Shuffled(PoissonSampler):
     """Every patient once per epoch, in fixed batches: what most training loops do."""
 
-    def __init__(self, names: np.ndarray, rate: float) -> None:
-        super().__init__(names, rate)
+    def __init__(self, names: np.ndarray, rate: float, shares: np.ndarray | None = None) -> None:
+        super().__init__(names, rate, shares)
         self._size = round(rate * len(names))
         self._queue: list[int] = []
         self._draws, self._people = np.random.default_rng(1), len(names)
@@ -122,8 +122,8 @@ def constants(monkeypatch: pytest.MonkeyPatch, data: Dataset, train: Callable[[D
     steps = 0
 
     class Sampler(PoissonSampler):
-        def __init__(self, names: np.ndarray, rate: float) -> None:
-            super().__init__(names, rate)
+        def __init__(self, names: np.ndarray, rate: float, shares: np.ndarray | None = None) -> None:
+            super().__init__(names, rate, shares)
             seen.append(("rate", rate))
 
     class Optimizer(PrivateOptimizer):
