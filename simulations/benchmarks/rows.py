@@ -73,7 +73,8 @@ _TRIAGE_PRIVATE = (
 # Adam of one step at all hospitals is, pooled, Adam itself.
 ICU_POOLED = ('training.optimiser="adam"', "training.learning_rate=0.002")
 
-# Textbook constants, not tuned. Own layers need some that are not: hence a hidden layer with normalisation in all rows.
+# Textbook constants, not tuned: docs/differences.md has the results. Own layers need some that are not: hence
+# a hidden layer with normalisation in all rows.
 _DIFFERING = ("model.sizes.hidden=[16]", 'model.sizes.norm="layer"')
 _FEDAVG = ('training.server_optimiser="fedavg"', "training.server_learning_rate=1.0")
 _ANSWERS = {
