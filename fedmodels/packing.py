@@ -11,6 +11,7 @@ from fedmodels.dp.lattice_noise import LatticeMechanism, certain_shares_recover,
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource
 from fedmodels.evaluation.counts import Layout
+from fedmodels.evaluation.noise import Noise
 from fedmodels.secagg import Lattice
 from fedmodels.study import Roster, Study
 
@@ -154,6 +155,13 @@ def gradient_packing(study: Study, roster: Roster, plan: Plan, parameters: int) 
 def evaluation_layout(study: Study) -> Layout:
     """Fine bins without noise; coarse ones with it, because every bin carries noise of its own."""
     return Layout(len(study.study.labels), _BINS if study.privacy.mode == "none" else _NOISY_BINS)
+
+
+def evaluation_noise(study: Study, hospitals: int) -> Noise:
+    """The noise in the evaluation counts of this many hospitals together, see `client.contribution`."""
+    if study.privacy.mode == "none":
+        return Noise()
+    return Noise(hospitals, evaluation_layout(study).sensitivity / study.privacy.evaluation_epsilon)
 
 
 def pack_counts(counts: npt.NDArray[np.int64], roster: Roster) -> Vector:

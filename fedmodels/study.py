@@ -184,6 +184,18 @@ class Privacy(Strict, frozen=True):
     evaluation_epsilon: PositiveFloat = 1.0
 
 
+class Evaluation(Strict, frozen=True):
+    """`[evaluation]`: how the published counts are read.
+
+    operating_point, of two labels: from which probability on the second is predicted: `half` 0.5, `youden` where the
+    sum of sensitivity and specificity is largest, `specificity` the lowest with at least `specificity`; chosen on the
+    secure counts. sensitivity is told at `specificity` in any case.
+    """
+
+    operating_point: Literal["half", "youden", "specificity"] = "half"
+    specificity: Annotated[float, Meta(ge=0.5, lt=1.0)] = 0.9
+
+
 class Federation(Strict, frozen=True):
     """`[federation]`: how a round opens.
 
@@ -216,8 +228,11 @@ class Study(Strict, frozen=True):
     training: Training
     privacy: Privacy
     federation: Federation
+    evaluation: Evaluation = Evaluation()
 
     def __post_init__(self) -> None:
+        if self.evaluation.operating_point != "half" and len(self.study.labels) > 2:
+            raise ValueError("`evaluation.operating_point` is for two labels: of more, the most probable is predicted")
         for key in ("class_weights", "class_rates"):
             if (values := getattr(self.training, key)) and len(values) != len(self.study.labels):
                 raise ValueError(f"`training.{key}` needs one number per label")

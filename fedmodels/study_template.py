@@ -90,6 +90,10 @@ on_dropout = "retry"      # a round that misses a hospital is run again; recover
 max_retries = 2           # aborted rounds in the whole study; each is charged
 timeout_seconds = 600
 update_bound = 4.0        # largest change of one parameter in one round
+
+[evaluation]
+operating_point = "half"  # of two labels: predict the second from 0.5 on; youden or specificity: chosen on test counts
+specificity = 0.9         # the one at which sensitivity is told
 """
 
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from fedmodels.dp.plan import plan_for
 from fedmodels.errors import RoundAborted, RunError
-from fedmodels.evaluation.counts import metrics
+from fedmodels.evaluation.counts import Integers
+from fedmodels.evaluation.summary import Summary, summarise
 from fedmodels.models.registry import build_model, division
 from fedmodels.models.weights import flatten
 from fedmodels.packing import (
@@ -21,6 +22,7 @@ from fedmodels.packing import (
     MeanUpdate,
     UpdatePacking,
     evaluation_layout,
+    evaluation_noise,
     gradient_packing,
     unpack_counts,
     update_packing,
@@ -36,15 +38,25 @@ _EVALUATION_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, repr=False)
+class Evaluated:
+    """The summed evaluation counts of this many hospitals, and what follows from them."""
+
+    counts: Integers
+    hospitals: int
+    summary: Summary
+
+
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """What a run ends with.
 
-    model: the weights that are exchanged; asked: training uploads that each hospital may have charged.
+    model: the weights that are exchanged; evaluated: None where no evaluation succeeded; asked: training uploads that
+    each hospital may have charged.
     """
 
     run_id: bytes
     model: npt.NDArray[np.float32]
-    metrics: dict[str, float]
+    evaluated: Evaluated | None
     dropouts: tuple[Dropout, ...]
     asked: dict[str, int]
     seconds: Seconds
@@ -173,18 +185,27 @@ class Coordinator:
         """Evaluate the final model on the hospitals' test records by one secure sum of (noisy) counts.
 
         An aborted evaluation is run again a few times: a hospital draws its noise once, so that repeating costs no
-        more epsilon. Where it does not succeed, the outcome has no metrics.
+        more epsilon. Where it does not succeed, the outcome has no evaluation.
         """
-        layout, model = evaluation_layout(self.study), self._state.average.astype(np.float32)
-        measured: dict[str, float] = {}
+        model, evaluated = self._state.average.astype(np.float32), None
+        words = evaluation_layout(self.study).length
         for _ in range(_EVALUATION_ATTEMPTS if self._may_repeat else 1):
             try:
                 self._consortium.gather()
-                total, _ = self._consortium.sum("evaluate", self.study.training.rounds, model, layout.length)
+                total, hospitals = self._consortium.sum("evaluate", self.study.training.rounds, model, words)
             except (RoundAborted, RunError):
                 continue
-            measured = metrics(unpack_counts(total, self.roster), layout)
+            evaluated = evaluate(self.study, unpack_counts(total, self.roster), len(hospitals))
             break
         seconds = Seconds(**self._consortium.clock.totals)
         run_id = self._consortium.run_id
-        return Outcome(run_id, model, measured, tuple(self._consortium.dropouts), dict(self._consortium.asked), seconds)
+        return Outcome(
+            run_id, model, evaluated, tuple(self._consortium.dropouts), dict(self._consortium.asked), seconds
+        )
+
+
+def evaluate(study: Study, counts: Integers, hospitals: int) -> Evaluated:
+    """What the sum of this many hospitals' evaluation counts says."""
+    rule, noise = study.evaluation, evaluation_noise(study, hospitals)
+    summary = summarise(counts, evaluation_layout(study), rule.operating_point, rule.specificity, noise)
+    return Evaluated(counts, hospitals, summary)

@@ -15,6 +15,7 @@ from fedmodels.models.artifact import save_model
 from fedmodels.models.registry import build_model, division
 from fedmodels.models.weights import flatten, unflatten
 from fedmodels.report.page import write_report
+from fedmodels.report.record import Counts
 from fedmodels.study import Roster, Study
 from server.records import RoundLine
 from server.rounds import Outcome
@@ -69,10 +70,14 @@ class RunDirectory:
             file.write(_row(line))
 
     def finish(self, study: Study, roster: Roster, outcome: Outcome) -> dict[str, Any]:
-        """Write model, result and report; returns the content of `result.json`."""
+        """Write model, counts, result and report; returns the content of `result.json`."""
         model, layers = build_model(study), division(study)
         unflatten(model, layers.join(outcome.model, layers.own_of(flatten(model))))
-        save_model(self.path, model, study)
+        evaluated = outcome.evaluated
+        save_model(self.path, model, study, evaluated.summary if evaluated else None)
+        if evaluated:
+            counts = Counts(study.digest.hex(), evaluated.hospitals, tuple(evaluated.counts.tolist()))
+            write_synced(self.path / "counts.json", msgspec.json.encode(counts) + b"\n")
         text = json.dumps(_result(study, roster, outcome), indent=2)
         write_synced(self.path / "result.json", text.encode() + b"\n")
         write_report(self.path)
@@ -96,7 +101,7 @@ def _result(study: Study, roster: Roster, outcome: Outcome) -> dict[str, Any]:
         "rounds_completed": study.training.rounds,
         "hospitals": list(roster.sizes),
         "dropouts": msgspec.to_builtins(outcome.dropouts),
-        "metrics": outcome.metrics,
+        **(msgspec.to_builtins(outcome.evaluated.summary) if outcome.evaluated else {"metrics": {}}),
         "privacy": _privacy(study, outcome.asked),
         "seconds": {"total": sum(seconds.values()), **seconds},
         "versions": {name: version(name) for name in _PACKAGES},

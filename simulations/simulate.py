@@ -116,6 +116,7 @@ class _Outcome:
 
 def add_exact_metrics(study: Study, federation: Federation, out: Path) -> dict[str, Any]:
     """Put metrics that only a simulation can have into `result.json`: exact ones, pooled and per hospital."""
+    _, card = load_model(out)
     result: dict[str, Any] = json.loads((out / "result.json").read_text())
     scored: dict[str, Scored] = {}
     for site, model in zip(federation.sites, models_of(federation, out), strict=True):
@@ -123,8 +124,8 @@ def add_exact_metrics(study: Study, federation: Federation, out: Path) -> dict[s
             scored[site.name] = predict(model, data, study.input), data.y
     result["simulation"] = {
         "about": "computed from the test records of all hospitals in one place: possible in a simulation only",
-        "metrics": exact_metrics(*_together(list(scored.values()))) if scored else {},
-        "per_hospital": {name: exact_metrics(p, y) for name, (p, y) in scored.items()},
+        "metrics": exact_metrics(*_together(list(scored.values())), card.working) if scored else {},
+        "per_hospital": {name: exact_metrics(p, y, card.working) for name, (p, y) in scored.items()},
     }
     write_synced(out / "result.json", json.dumps(result, indent=2).encode() + b"\n")
     write_report(out)

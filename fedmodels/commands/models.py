@@ -5,14 +5,15 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from fedmodels.data.dataset import TEST, TRAIN, UNLABELLED, Dataset
 from fedmodels.data.load import load
 from fedmodels.errors import DataError, UsageError
+from fedmodels.evaluation.calibration import calibrated
 from fedmodels.evaluation.exact import exact_metrics
+from fedmodels.evaluation.scores import predicted
 from fedmodels.models import batches
 from fedmodels.models.artifact import Card, load_model
 from fedmodels.report.page import write_report
@@ -24,7 +25,7 @@ def evaluate(run: Path, binding: Path, split: str, *, as_json: bool) -> None:
     """Exact metrics of the model of `run` on the labelled records of a binding."""
     model, card = load_model(run)
     data = _records(binding, card, split)
-    metrics = exact_metrics(batches.predict(model, data, card.input), data.y)
+    metrics = exact_metrics(batches.predict(model, data, card.input), data.y, card.working)
     if as_json:
         sys.stdout.write(json.dumps({"metrics": metrics, "split": split, "study_hash": card.study_hash}) + "\n")
         return
@@ -37,17 +38,18 @@ def evaluate(run: Path, binding: Path, split: str, *, as_json: bool) -> None:
 
 
 def predict(run: Path, binding: Path, split: str, out: Path | None) -> None:
-    """One line per record, in the order of the data: patient, predicted label, probability of every label.
+    """One line per record, in the order of the data: patient, predicted label, calibrated probability of every label.
 
-    The records need no labels.
+    The records need no labels. The label is that of the model's operating point.
     """
     model, card = load_model(run)
     data = _records(binding, card, split, labelled=False)
-    probabilities = batches.predict(model, data, card.input)
+    probabilities = calibrated(batches.predict(model, data, card.input), card.temperature)
+    guesses = predicted(probabilities, card.threshold)
     header = ["patient", "predicted", *(f"p({label})" for label in card.study.labels)]
     rows = [
-        [patient, card.study.labels[int(np.argmax(row))], *(f"{value:.6f}" for value in row)]
-        for patient, row in zip(data.patients.tolist(), probabilities, strict=True)
+        [patient, card.study.labels[guess], *(f"{value:.6f}" for value in row)]
+        for patient, guess, row in zip(data.patients.tolist(), guesses.tolist(), probabilities, strict=True)
     ]
     if out is None:
         csv.writer(sys.stdout).writerows([header, *rows])

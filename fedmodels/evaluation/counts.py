@@ -6,7 +6,7 @@ adding or removing a patient changes the vector by at most `Layout.sensitivity` 
 
 Bins are finer towards 0 and 1 (equal in log-odds), because that is where a trained model's scores crowd. Sharp edge:
 scores in one bin are tied. The metrics of a model whose probabilities all lie close together are coarse, its AUROC most
-of all: off by at most half the share of pairs that the bins tie (see `exact` for what a hospital can compute).
+of all: `binning` bounds by how much (see `exact` for what a hospital can compute).
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from fedmodels.evaluation import scores
 
 Integers = npt.NDArray[np.int64]
 
-_LOG_ODDS = 8.0
+_FINE, _LOG_ODDS, _FARTHEST = 128, 8.0, 16.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Layout:
     label's probability against the rest, then the confusion matrix [labels, labels] (true, predicted).
 
     bins: a multiple of 16. The edges are those of the 16 equal calibration bins, 0.5 among them, and bins - 16 more
-    that are equally spaced in log-odds from -8 to 8.
+    that are equally spaced in log-odds from -8 to 8. Of 128 bins or more, a sixth of these goes on to -16 and 16, which
+    is all that single precision can tell from 0 and 1.
     """
 
     labels: int
@@ -50,7 +51,11 @@ class Layout:
     def edges(self) -> scores.Floats:
         """The bins - 1 inner edges, ascending; a score on an edge belongs to the bin above it."""
         calibration = np.arange(1, scores.CALIBRATION_BINS) / scores.CALIBRATION_BINS
-        log_odds = np.linspace(-_LOG_ODDS, _LOG_ODDS, self.bins - scores.CALIBRATION_BINS)
+        count = self.bins - scores.CALIBRATION_BINS
+        beyond = count // 12 if self.bins >= _FINE else 0
+        far = np.linspace(_LOG_ODDS, _FARTHEST, beyond + 1)[1:]
+        near = np.linspace(-_LOG_ODDS, _LOG_ODDS, count - 2 * beyond)
+        log_odds = np.concatenate([-far[::-1], near, far])
         edges: scores.Floats = np.sort(np.concatenate([calibration, 1.0 / (1.0 + np.exp(-log_odds))]))
         return edges
 
@@ -81,8 +86,11 @@ class Layout:
         parts = [histograms.ravel()] if self.labels == 2 else [histograms.ravel(), confusion.ravel()]
         return np.concatenate(parts)
 
-    def split(self, vector: npt.NDArray[np.number]) -> tuple[scores.Floats, scores.Floats]:
-        """(histograms [heads, 2, bins], confusion [labels, labels]) of a vector, or sum of vectors."""
+    def split(self, vector: npt.NDArray[np.number], cut: int | None = None) -> tuple[scores.Floats, scores.Floats]:
+        """(histograms [heads, 2, bins], confusion [labels, labels]) of a vector, or sum of vectors.
+
+        cut: of two labels, the first bin in which the second one is predicted; the one above 0.5 if left out.
+        """
         if vector.shape != (self.length,):
             raise RunError(
                 f"evaluation counts of shape {vector.shape} instead of {(self.length,)}",
@@ -92,7 +100,8 @@ class Layout:
         values = vector.astype(np.float64)
         histograms = values[:size].reshape(self.heads, 2, self.bins)
         if self.labels == 2:
-            return histograms, histograms[0].reshape(2, 2, self.bins // 2).sum(2)
+            cut = self.bins // 2 if cut is None else cut
+            return histograms, np.stack([histograms[0, :, :cut].sum(1), histograms[0, :, cut:].sum(1)], axis=1)
         return histograms, values[size:].reshape(self.labels, self.labels)
 
 
@@ -128,35 +137,3 @@ def _one_against_rest(
     column = np.searchsorted(edges, score.astype(np.float64), side="right")
     counts = np.bincount(positive * bins + column, minlength=2 * bins)
     return counts.reshape(2, bins).astype(np.int64)
-
-
-def metrics(counts: npt.NDArray[np.number], layout: Layout) -> dict[str, float]:
-    """The metrics of a vector of counts, summed over hospitals, with or without noise of mean zero.
-
-    n: records (one per patient). accuracy and macro_f1: at 0.5 for two labels, else of the most probable label. auroc,
-    auprc, ece: of the second label, or the mean over all labels, each against the rest (ece: class-wise calibration
-    error, Kull et al., NeurIPS 2019, 16 bins). loss: negative log-likelihood, with each probability at the middle of
-    its bin, so approximate and at most 8.7 per record. Undefined metrics are left out. Noise biases ece
-    upwards, the other metrics hardly.
-    """
-    histograms, confusion = layout.split(counts)
-    n = float(confusion.sum())
-    middles = layout.middles
-    shares = {
-        "accuracy": scores.accuracy(confusion),
-        "auroc": scores.mean(scores.auroc(head) for head in histograms),
-        "auprc": scores.mean(scores.average_precision(head) for head in histograms),
-        "macro_f1": scores.macro_f1(confusion),
-        "ece": scores.mean(_calibration_error(head, middles) for head in histograms),
-    }
-    surprise = histograms[:, 1] @ -np.log(middles)
-    if layout.labels == 2:
-        surprise += histograms[:, 0] @ -np.log1p(-middles)
-    return scores.published(n, float(surprise.sum()) / n if n >= 1 else None, shares)
-
-
-def _calibration_error(head: scores.Floats, middles: scores.Floats) -> float | None:
-    starts = np.searchsorted(middles, np.arange(scores.CALIBRATION_BINS) / scores.CALIBRATION_BINS)
-    positives = np.add.reduceat(head[1], starts)
-    expected = np.add.reduceat(head.sum(0) * middles, starts)
-    return scores.calibration_error(positives, expected, float(head.sum()))

@@ -15,6 +15,7 @@ from fedmodels.errors import DataError
 
 Floats = npt.NDArray[np.float64]
 CALIBRATION_BINS = 16
+_ROUNDING = 1e-12
 
 
 def auroc(counts: Floats) -> float | None:
@@ -58,6 +59,37 @@ def accuracy(confusion: Floats) -> float | None:
     return float(np.trace(confusion) / total) if total >= 1 else None
 
 
+def balanced_accuracy(confusion: Floats) -> float | None:
+    """Mean over the labels that occur of the share of their records that are predicted to have them."""
+    records = confusion.sum(1)
+    occurs = records >= 1
+    return mean((np.diag(confusion)[occurs] / records[occurs]).clip(0.0, 1.0)) if occurs.any() else None
+
+
+def at_threshold(confusion: Floats) -> dict[str, float | None]:
+    """What follows from a confusion matrix; sensitivity and specificity of two labels, the second one positive."""
+    shares = {
+        "accuracy": accuracy(confusion),
+        "balanced_accuracy": balanced_accuracy(confusion),
+        "macro_f1": macro_f1(confusion),
+    }
+    if len(confusion) == 2:
+        negatives, positives = confusion.sum(1)
+        shares["sensitivity"] = float(confusion[1, 1] / positives) if positives >= 1 else None
+        shares["specificity"] = float(confusion[0, 0] / negatives) if negatives >= 1 else None
+    return shares
+
+
+def sensitivity_at(counts: Floats, specificity: float) -> float | None:
+    """The largest share of the positive records from some group on, of the negative ones at most 1 - specificity."""
+    negatives, positives = counts
+    if negatives.sum() < 1 or positives.sum() < 1:
+        return None
+    called = np.cumsum(negatives[::-1])[::-1] / negatives.sum()
+    found = np.cumsum(positives[::-1])[::-1] / positives.sum()
+    return float(np.append(found[called <= 1.0 - specificity + _ROUNDING], 0.0).max())
+
+
 def macro_f1(confusion: Floats) -> float | None:
     """Mean F1 score over the labels that occur as a true or a predicted one."""
     both = confusion.sum(0) + confusion.sum(1)
@@ -95,9 +127,9 @@ def check_predictions(probabilities: npt.NDArray[np.floating], y: npt.NDArray[np
         raise DataError("a label is not one of the study's", fix="correct the label column of the data binding")
 
 
-def predicted(probabilities: npt.NDArray[np.floating]) -> npt.NDArray[np.intp]:
-    """[n] predicted labels: the most probable one; of two labels, the second from a probability of 0.5 on."""
-    choice = probabilities[:, 1] >= 0.5 if probabilities.shape[1] == 2 else probabilities.argmax(1)
+def predicted(probabilities: npt.NDArray[np.floating], threshold: float = 0.5) -> npt.NDArray[np.intp]:
+    """[n] predicted labels: the most probable one; of two labels, the second from a probability of `threshold` on."""
+    choice = probabilities[:, 1] >= threshold if probabilities.shape[1] == 2 else probabilities.argmax(1)
     return choice.astype(np.intp)
 
 

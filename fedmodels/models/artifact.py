@@ -12,9 +12,22 @@ from torch import Tensor, nn
 
 from fedmodels.data.features import feature_names
 from fedmodels.errors import FileError, RunError, UsageError
+from fedmodels.evaluation.exact import Working
+from fedmodels.evaluation.summary import Summary
 from fedmodels.files import read_text, write_synced
 from fedmodels.models.registry import Architecture, architecture, check_sizes, families, skeleton
-from fedmodels.study import About, ImageInput, Input, SeriesInput, SizeValue, Strict, Study, TextInput
+from fedmodels.study import (
+    About,
+    ImageInput,
+    Input,
+    PositiveFloat,
+    Probability,
+    SeriesInput,
+    SizeValue,
+    Strict,
+    Study,
+    TextInput,
+)
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
@@ -24,6 +37,8 @@ class Card(Strict, frozen=True):
 
     model: the study's name for it (a preset or a family). family, sizes: the architecture, with every default written
     out. features: names along the feature axis. preprocessing: in words, for readers without this package.
+    temperature, threshold: how `evaluation.calibration.calibrated` makes probabilities of the model's own, and from
+    which of them on the second of two labels is predicted.
     """
 
     format: Literal[1]
@@ -36,13 +51,21 @@ class Card(Strict, frozen=True):
     input: Input
     features: tuple[str, ...]
     preprocessing: str
+    temperature: PositiveFloat = 1.0
+    threshold: Probability = 0.5
+    specificity: Probability = 0.9
+
+    @property
+    def working(self) -> Working:
+        """How the model is used."""
+        return Working(self.temperature, self.threshold, self.specificity)
 
 
-def save_model(directory: Path, model: nn.Module, study: Study) -> None:
+def save_model(directory: Path, model: nn.Module, study: Study, evaluated: Summary | None = None) -> None:
     """Write the study's trained model into an existing directory; each file is replaced at once or not at all.
 
-    model: as `build_model` made it, without a wrapper. `RunError` if its weights are not those of the study's model, or
-    not finite.
+    model: as `build_model` made it, without a wrapper. evaluated: where temperature and threshold come from.
+    `RunError` if its weights are not those of the study's model, or not finite.
     """
     design = architecture(study)
     tensors = {name: p.detach().to("cpu").contiguous() for name, p in sorted(model.named_parameters())}
@@ -59,6 +82,9 @@ def save_model(directory: Path, model: nn.Module, study: Study) -> None:
         input=study.input,
         features=feature_names(study.input),
         preprocessing=_preprocessing(study.input),
+        temperature=evaluated.calibration.temperature if evaluated else 1.0,
+        threshold=evaluated.operating_point.threshold if evaluated and evaluated.operating_point else 0.5,
+        specificity=study.evaluation.specificity,
     )
     write_synced(directory / WEIGHTS, save(tensors))
     write_synced(directory / CARD, msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")

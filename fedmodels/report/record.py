@@ -8,7 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from fedmodels.errors import FileError, UsageError
+from fedmodels.evaluation.calibration import Temperature
+from fedmodels.evaluation.summary import Point, Summary
 from fedmodels.files import read_text
+from fedmodels.packing import evaluation_layout
 from fedmodels.study import Roster, Study, parse_roster, parse_study
 
 T = TypeVar("T")
@@ -69,8 +72,17 @@ class Simulation(msgspec.Struct, frozen=True):
     per_hospital: dict[str, dict[str, float]]
 
 
+class Counts(msgspec.Struct, frozen=True):
+    """`counts.json`: the evaluation counts, noise included, as they were summed over this many hospitals."""
+
+    study_hash: str
+    hospitals: Count
+    counts: tuple[int, ...]
+
+
 class Result(msgspec.Struct, frozen=True):
-    """The keys of `result.json` that a report needs; others are ignored. metrics is empty without an evaluation."""
+    """The keys of `result.json` that a report needs; others are ignored. Without an evaluation metrics is empty and
+    calibration None, see `fedmodels.evaluation.summary` for these and the next."""
 
     study_hash: str
     roster_hash: str
@@ -81,16 +93,32 @@ class Result(msgspec.Struct, frozen=True):
     seconds: Seconds
     versions: dict[str, str]
     simulation: Simulation | None = None
+    intervals: dict[str, tuple[float, float]] = {}
+    binning_error: dict[str, Amount] = {}
+    optimism: dict[str, float] = {}
+    operating_point: Point | None = None
+    calibration: Temperature | None = None
+
+    @property
+    def summary(self) -> Summary | None:
+        """What the evaluation counts said; None without an evaluation."""
+        if self.calibration is None:
+            return None
+        return Summary(
+            self.metrics, self.intervals, self.binning_error, self.optimism, self.operating_point, self.calibration
+        )
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run directory whose files belong together: rounds are 1, 2, ...; the hashes are those of study and roster."""
+    """A run directory whose files belong together: rounds are 1, 2, ...; the hashes are those of study and roster.
+    counts: None without an evaluation."""
 
     study: Study
     roster: Roster
     rounds: tuple[Round, ...]
     result: Result
+    counts: Counts | None
 
     @property
     def sessions(self) -> int:
@@ -114,7 +142,10 @@ def read_record(run: Path) -> Record:
     for number, line in enumerate(read_text(source).splitlines(), 1):
         rounds.append(_decode(line, Round, f"{source}:{number}"))
     result = _decode(read_text(run / "result.json"), Result, str(run / "result.json"))
-    record = Record(study, roster, tuple(rounds), result)
+    counts = None
+    if result.calibration is not None:
+        counts = _decode(read_text(run / "counts.json"), Counts, str(run / "counts.json"))
+    record = Record(study, roster, tuple(rounds), result, counts)
     if problem := _problem(record):
         name, what = problem
         raise FileError(what, where=str(run / name), fix=_REWRITE)
@@ -141,6 +172,10 @@ def _problem(record: Record) -> tuple[str, str] | None:
         return "rounds.jsonl", f"does not hold the rounds 1 to {result.rounds_completed}, one line each"
     if any(not 1 <= dropout.round <= count for dropout in result.dropouts):
         return "result.json", "`dropouts` names a round that is not in rounds.jsonl"
+    if record.counts and not _fits(record.counts, record.study):
+        return "counts.json", "does not hold the evaluation counts of this study"
+    if result.calibration and result.operating_point and not _is_cut(result.operating_point.cut, record.study):
+        return "result.json", "`operating_point` is not a bin of this study's counts"
     private, promise = record.study.privacy.mode != "none", result.privacy
     if any((line.loss is None) != private or (line.epsilon is None) == private for line in record.rounds):
         return "rounds.jsonl", "tells a loss with privacy, or lacks one without; epsilon the other way round"
@@ -149,3 +184,11 @@ def _problem(record: Record) -> tuple[str, str] | None:
         if promise.epsilon.keys() != names or None in [*figures, promise.clip, *promise.epsilon.values()]:
             return "result.json", "`privacy` lacks figures that the study's privacy mode needs"
     return None
+
+
+def _fits(counts: Counts, study: Study) -> bool:
+    return (counts.study_hash, len(counts.counts)) == (study.digest.hex(), evaluation_layout(study).length)
+
+
+def _is_cut(cut: int, study: Study) -> bool:
+    return 0 < cut < evaluation_layout(study).bins

@@ -11,6 +11,8 @@ from fedmodels.errors import DataError
 from fedmodels.evaluation.exact import exact_metrics
 from fedmodels.evaluation.scores import confusion_matrix
 
+KEYS = {"n", "accuracy", "balanced_accuracy", "macro_f1", "auroc", "auprc", "sensitivity_at_specificity", "ece", "loss"}
+
 
 @st.composite
 def predictions(draw: st.DrawFn, labels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -37,9 +39,16 @@ def test_every_metric_is_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> N
     binary = labels == 2
     guess = (p[:, 1] >= 0.5).astype(int) if binary else p.argmax(1)
     columns = [1] if binary else list(range(labels))
-    assert list(ours) == ["n", "accuracy", "auroc", "auprc", "macro_f1", "ece", "loss"]
+    assert ours.keys() == KEYS | ({"sensitivity", "specificity"} if binary else set())
     assert ours["n"] == len(y)
     assert ours["accuracy"] == pytest.approx(reference.accuracy_score(y, guess))
+    assert ours["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(y, guess))
+    if binary:
+        assert ours["sensitivity"] == pytest.approx(reference.recall_score(y, guess))
+        assert ours["specificity"] == pytest.approx(reference.recall_score(y, guess, pos_label=0))
+    curves = [reference.roc_curve(y == k, p[:, k], drop_intermediate=False) for k in columns]
+    reached = [true[false <= 0.1 + 1e-9].max() for false, true, _ in curves]
+    assert ours["sensitivity_at_specificity"] == pytest.approx(np.mean(reached))
     assert ours["macro_f1"] == pytest.approx(reference.f1_score(y, guess, average="macro"))
     assert ours["auroc"] == pytest.approx(np.mean([reference.roc_auc_score(y == k, p[:, k]) for k in columns]))
     assert ours["auprc"] == pytest.approx(
@@ -81,6 +90,10 @@ def test_the_metrics_of_four_records_worked_out_by_hand() -> None:
             "auroc": 3.5 / 4,
             "auprc": 0.5 + 1 / 3,
             "macro_f1": (2 * 2 / 5 + 2 * 1 / 3) / 2,
+            "balanced_accuracy": 0.75,
+            "sensitivity": 0.5,
+            "specificity": 1.0,
+            "sensitivity_at_specificity": 0.5,
             "ece": (0.1 + abs(1 - 0.8) + 0.2) / 4,
             "loss": -np.log([0.9, 0.6, 0.4, 0.8]).mean(),
         }
@@ -89,7 +102,9 @@ def test_the_metrics_of_four_records_worked_out_by_hand() -> None:
 
 def test_what_is_undefined_is_left_out() -> None:
     p = np.array([[0.3, 0.7], [0.8, 0.2]])
-    assert set(exact_metrics(p, np.array([1, 1]))) == {"n", "accuracy", "macro_f1", "ece", "loss"}
+    assert set(exact_metrics(p, np.array([1, 1]))) == KEYS - {"auroc", "auprc", "sensitivity_at_specificity"} | {
+        "sensitivity"
+    }
     assert exact_metrics(p[:0], np.array([], dtype=np.int64)) == {"n": 0.0}
 
 
