@@ -78,6 +78,18 @@ def doctor(directory: Directory, json: Json = False) -> None:
 
 
 @app.command()
+def results(
+    directory: Directory,
+    run: Annotated[Path | None, typer.Option(help="A run directory, to be shown beside the hospital's own.")] = None,
+    json: Json = False,
+) -> None:
+    """How good the model is on this hospital's own test patients, beside the consortium's."""
+    from client.commands.results import results as command
+
+    command(directory, run, as_json=json)
+
+
+@app.command()
 def up(directory: Directory) -> None:
     """Connect to the coordinator and answer its requests until stopped."""
     from client.commands.up import up as command

@@ -14,7 +14,9 @@ from fedmodels.dp.canaries import Canaries
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource, discrete_laplace
 from fedmodels.errors import PrivacyError
-from fedmodels.evaluation.counts import histogram
+from fedmodels.evaluation.calibration import Working
+from fedmodels.evaluation.counts import first_records, histogram
+from fedmodels.evaluation.exact import exact_metrics
 from fedmodels.models.batches import predict
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import unflatten
@@ -23,6 +25,7 @@ from fedmodels.study import Roster, Study
 
 Model = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.uint32]
+Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -77,19 +80,32 @@ def _change(task: Task, model: Model, train: Callable[[Model], LocalUpdate]) -> 
     return replace(update, delta=task.own.keep(start, update.delta))
 
 
-def counts_vector(study: Study, roster: Roster, data: Dataset, model: Model) -> Vector:
-    """Evaluation counts of the test records `data`, with discrete Laplace noise unless the mode is `none`.
+def own_results(study: Study, data: Dataset, model: Model) -> tuple[Counts, dict[str, float]]:
+    """(evaluation counts, exact metrics) of the test records `data`, one per patient, without noise: for this hospital.
+
+    A prediction that is not a number counts as an undecided one, so that no record of a patient makes this fail.
+    """
+    net = build_model(study)
+    unflatten(net, model)
+    layout, first = evaluation_layout(study), data.take(first_records(data.patients))
+    if not len(first):
+        return np.zeros(layout.length, np.int64), {}
+    probabilities = _finite(predict(net, first, study.input))
+    working = Working(specificity=study.evaluation.specificity)
+    return (
+        histogram(probabilities, first.y, first.patients, layout),
+        exact_metrics(probabilities, first.y, working),
+    )
+
+
+def counts_vector(study: Study, roster: Roster, counts: Counts) -> Vector:
+    """A hospital's evaluation counts, with discrete Laplace noise unless the mode is `none`.
 
     Guarantee: (evaluation_epsilon, 0)-DP for add/remove of one patient, against every observer; the counts are exact
     integers and so is the noise.
     """
-    net = build_model(study)
-    unflatten(net, model)
-    layout = evaluation_layout(study)
-    counts = np.zeros(layout.length, np.int64)
-    if len(data):
-        counts += histogram(_finite(predict(net, data, study.input)), data.y, data.patients, layout)
     if study.privacy.mode != "none":
+        layout = evaluation_layout(study)
         scale = layout.sensitivity / Fraction(str(study.privacy.evaluation_epsilon))
         counts = counts + discrete_laplace(layout.length, scale, SecureSource())
     return pack_counts(counts, roster)

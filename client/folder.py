@@ -14,6 +14,7 @@
 | `log.jsonl`, `sent/` | every message out, see `sentlog` |
 | `personal/` | layers of models that never leave (0600), see `ownlayers`; absent where no study has such |
 | `runs/` | protocol state of runs (0600), see `runfiles`: never restore it from a backup |
+| `results/` | how good each evaluated model is on its own test patients (0600), see `ownresults` |
 | `errors.log` | what went wrong, for its own people |
 """
 

@@ -15,10 +15,11 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from client.contribution import Task, counts_vector, update_vector
+from client.contribution import Task, counts_vector, own_results, update_vector
 from client.folder import SiteFolder
 from client.ledger import Chain, Charge, epsilon_of
 from client.ownlayers import OwnLayers
+from client.ownresults import OwnResult, keep
 from client.policy import Facts, Spending, decide
 from client.releases import aborts, check_releases, check_without_privacy
 from client.runfiles import RunFiles, forget_unfinished
@@ -163,7 +164,10 @@ class Site(SiteFolder):
         files = self._files(request.run_id)
         counts = files.counts(model)  # the noise was drawn and paid for: the same noisy counts may leave again
         if counts is None:
-            counts = counts_vector(self.study, self.roster, data.part(TEST), own.whole(model) if own else model)
+            exact, metrics = own_results(self.study, data.part(TEST), own.whole(model) if own else model)
+            run, digest = request.run_id.hex(), self.study.digest.hex()
+            keep(self.directory, OwnResult(digest, run, self.time, metrics, tuple(exact.tolist())))
+            counts = counts_vector(self.study, self.roster, exact)
             if self.study.privacy.mode != "none":
                 files.keep_counts(model, counts)
         return counts

@@ -74,7 +74,9 @@ class RunDirectory:
         model, layers = build_model(study), division(study)
         unflatten(model, layers.join(outcome.model, layers.own_of(flatten(model))))
         evaluated = outcome.evaluated
-        save_model(self.path, model, study, evaluated.summary if evaluated else None)
+        save_model(
+            self.path, model, study, evaluated.summary.working(study.evaluation.specificity) if evaluated else None
+        )
         if evaluated:
             counts = Counts(study.digest.hex(), evaluated.hospitals, tuple(evaluated.counts.tolist()))
             write_synced(self.path / "counts.json", msgspec.json.encode(counts) + b"\n")

@@ -22,10 +22,10 @@ def model(directory: Path, run: Path, out: Path) -> None:
         raise UsageError(f"this hospital {what}", where=str(run), fix="use the run's own model")
     if (out / CARD).exists():
         raise UsageError("there is a model in this folder already", where=str(out), fix="name a new folder")
-    net, _ = load_model(run)
+    net, card = load_model(run)
     layers.complete(net)
     out.mkdir(parents=True, exist_ok=True)
-    save_model(out, net, study)
+    save_model(out, net, study, card.working)
     Console().print(f"{out}: the run's model with this hospital's own layers. It is not published: keep it here.")
 
 

@@ -7,6 +7,8 @@ calibrated model, as that of the exact loss is, and elsewhere on the same side o
 departments 1.19 where the exact one is 1.18, and 2.23 where it is 2.37.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
@@ -18,6 +20,15 @@ from fedmodels.evaluation.scores import Floats
 _LOWEST, _HIGHEST, _STEPS = 0.2, 10.0, 80
 _ERRORS = 1.96  # standard errors that a logarithm of the temperature has to be away from 0
 _FEWEST, _NOISE = 20.0, 4.0
+
+
+@dataclass(frozen=True)
+class Working:
+    """How a published model is used. threshold: of the calibrated probability of the second of two labels."""
+
+    temperature: float = 1.0
+    threshold: float = 0.5
+    specificity: float = 0.9
 
 
 class Temperature(Struct, frozen=True):

@@ -1,21 +1,10 @@
 """The metrics of `summary`, without bins: for whoever holds the predictions."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from fedmodels.evaluation import scores
-from fedmodels.evaluation.calibration import calibrated
-
-
-@dataclass(frozen=True)
-class Working:
-    """How a published model is used. threshold: of the calibrated probability of the second of two labels."""
-
-    temperature: float = 1.0
-    threshold: float = 0.5
-    specificity: float = 0.9
+from fedmodels.evaluation.calibration import Working, calibrated
 
 
 def exact_metrics(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from fedmodels.evaluation import binning, scores, uncertainty
-from fedmodels.evaluation.calibration import Temperature, calibrated_score, enough, fit_temperature
+from fedmodels.evaluation.calibration import Temperature, Working, calibrated_score, enough, fit_temperature
 from fedmodels.evaluation.counts import Layout
 from fedmodels.evaluation.noise import Noise, smoothed
 from fedmodels.evaluation.operating import Rule, best_cuts, chosen_cut, optimism, rates
@@ -41,6 +41,11 @@ class Summary(Struct, frozen=True):
     optimism: dict[str, float]
     operating_point: Point | None
     calibration: Temperature
+
+    def working(self, specificity: float) -> Working:
+        """How the model is to be used that these counts are of."""
+        threshold = self.operating_point.threshold if self.operating_point else 0.5
+        return Working(self.calibration.temperature, threshold, specificity)
 
 
 def summarise(counts: npt.NDArray[np.number], layout: Layout, rule: Rule, specificity: float, noise: Noise) -> Summary:

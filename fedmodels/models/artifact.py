@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from fedmodels.data.features import feature_names
 from fedmodels.errors import FileError, RunError, UsageError
-from fedmodels.evaluation.exact import Working
-from fedmodels.evaluation.summary import Summary
+from fedmodels.evaluation.calibration import Working
 from fedmodels.files import read_text, write_synced
 from fedmodels.models.registry import Architecture, architecture, check_sizes, families, skeleton
 from fedmodels.study import (
@@ -61,13 +60,13 @@ class Card(Strict, frozen=True):
         return Working(self.temperature, self.threshold, self.specificity)
 
 
-def save_model(directory: Path, model: nn.Module, study: Study, evaluated: Summary | None = None) -> None:
+def save_model(directory: Path, model: nn.Module, study: Study, working: Working | None = None) -> None:
     """Write the study's trained model into an existing directory; each file is replaced at once or not at all.
 
-    model: as `build_model` made it, without a wrapper. evaluated: where temperature and threshold come from.
+    model: as `build_model` made it, without a wrapper. working: how it is to be used, see `Card`.
     `RunError` if its weights are not those of the study's model, or not finite.
     """
-    design = architecture(study)
+    design, working = architecture(study), working or Working(specificity=study.evaluation.specificity)
     tensors = {name: p.detach().to("cpu").contiguous() for name, p in sorted(model.named_parameters())}
     if problem := _misfit(tensors, skeleton(design, study.input, len(study.study.labels))):
         raise RunError(problem, where=WEIGHTS, fix="save the model of this study, without a training wrapper")
@@ -82,9 +81,9 @@ def save_model(directory: Path, model: nn.Module, study: Study, evaluated: Summa
         input=study.input,
         features=feature_names(study.input),
         preprocessing=_preprocessing(study.input),
-        temperature=evaluated.calibration.temperature if evaluated else 1.0,
-        threshold=evaluated.operating_point.threshold if evaluated and evaluated.operating_point else 0.5,
-        specificity=study.evaluation.specificity,
+        temperature=working.temperature,
+        threshold=working.threshold,
+        specificity=working.specificity,
     )
     write_synced(directory / WEIGHTS, save(tensors))
     write_synced(directory / CARD, msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")

@@ -86,6 +86,7 @@ class Result(msgspec.Struct, frozen=True):
 
     study_hash: str
     roster_hash: str
+    run_id: str
     rounds_completed: int
     dropouts: tuple[Dropout, ...]
     metrics: dict[str, float]

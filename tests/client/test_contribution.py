@@ -9,7 +9,7 @@ import pytest
 from federations import tiny_study
 
 from client import contribution
-from client.contribution import Task, counts_vector, update_vector
+from client.contribution import Task, counts_vector, own_results, update_vector
 from client.training import train_private
 from fedmodels.data.dataset import TRAIN, Dataset
 from fedmodels.data.features import feature_count
@@ -98,8 +98,9 @@ def test_a_loss_is_told_without_privacy_only(mode: str, told: bool) -> None:
 @pytest.mark.parametrize("epsilon", [0.5, 1.0])
 def test_evaluation_counts_carry_discrete_laplace_noise_of_the_studys_epsilon(epsilon: float) -> None:
     study = tiny_study(f"privacy.evaluation_epsilon={epsilon}")
-    none = patients(1).take([])
-    draws = np.concatenate([unpack_counts(counts_vector(study, ROSTER, none, MODEL), ROSTER) for _ in range(100)])
+    counts, _ = own_results(study, patients(1).take([]), MODEL)
+    assert not counts.any()
+    draws = np.concatenate([unpack_counts(counts_vector(study, ROSTER, counts), ROSTER) for _ in range(100)])
     ratio = np.exp(-epsilon / evaluation_layout(study).sensitivity)
     assert draws.var() == pytest.approx(2 * ratio / (1 - ratio) ** 2, rel=0.1)
 
@@ -110,5 +111,5 @@ def test_evaluation_noise_is_scaled_to_the_sensitivity_of_several_labels(monkeyp
     monkeypatch.setattr(
         contribution, "discrete_laplace", lambda count, scale, _: (scales.append(scale), np.zeros(count, np.int64))[1]
     )
-    counts_vector(study, ROSTER, patients(6), flatten(build_model(study)))
+    counts_vector(study, ROSTER, own_results(study, patients(6), flatten(build_model(study)))[0])
     assert scales == [Fraction(4, 2)]

@@ -13,9 +13,9 @@ from test_exact_metrics import predictions
 from fedmodels.data.dataset import TEST
 from fedmodels.data.load import load
 from fedmodels.evaluation import binning
-from fedmodels.evaluation.calibration import calibrated
+from fedmodels.evaluation.calibration import Working, calibrated
 from fedmodels.evaluation.counts import Layout, histogram
-from fedmodels.evaluation.exact import Working, exact_metrics
+from fedmodels.evaluation.exact import exact_metrics
 from fedmodels.evaluation.noise import Noise
 from fedmodels.evaluation.summary import summarise
 from fedmodels.settings import apply_settings

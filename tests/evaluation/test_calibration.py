@@ -9,9 +9,9 @@ from test_binning_bounds import counts_of, real_predictions
 from test_exact_metrics import predictions
 
 from fedmodels.evaluation import operating
-from fedmodels.evaluation.calibration import calibrated, fit_temperature
+from fedmodels.evaluation.calibration import Working, calibrated, fit_temperature
 from fedmodels.evaluation.counts import Layout
-from fedmodels.evaluation.exact import Working, exact_metrics
+from fedmodels.evaluation.exact import exact_metrics
 from fedmodels.evaluation.noise import Noise, smoothed
 from fedmodels.evaluation.summary import measure, summarise
 

@@ -64,6 +64,7 @@ def write_run(
     result: dict[str, Any] = {
         "study": "sepsis_alarm",
         "study_hash": parse_study(study).digest.hex(),
+        "run_id": "00" * 16,
         "roster_hash": parse_roster(roster).digest.hex(),
         "synthetic": simulation,
         "mode": mode,
