@@ -10,16 +10,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-import numpy as np
-
 from client.coordinator_check import Check, reach
+from client.data_check import records
 from client.keys import node_public_of
 from client.policy import objections
 from client.proof import prove
 from client.site import Site
-from fedmodels.data.dataset import TEST, TRAIN, Dataset
-from fedmodels.data.load import load
-from fedmodels.errors import FedmodelsError, Refused
+from fedmodels.errors import FedmodelsError
 from fedmodels.files import read_text, write_synced
 from fedmodels.joining import parse_card
 
@@ -100,38 +97,6 @@ def _disk(site: Site) -> Iterator[Check]:
         yield Check("disk", "ok", said)
 
 
-def _data(site: Site) -> Iterator[Check]:
-    try:
-        study = site.study
-    except Refused:
-        yield Check("data", "warn", "not checked: no study is approved", "approve one, then run this again")
-        return
-    data, least = load(site.directory / "data.toml", study), site.policy.min_patients
-    train, test = data.patients_in(TRAIN), data.patients_in(TEST)
-    said = f"{train} training patients and {test} test patients, in the form that the study wants"
-    if train < least:
-        yield Check(
-            "data", "fail", f"{said}; `min_patients` is {least}", "take no part with so few, or change the policy"
-        )
-    elif not test:
-        yield Check("data", "warn", said, "without test patients this hospital adds nothing to the evaluation")
-    else:
-        yield Check("data", "ok", said)
-    yield from _classes(data, study.study.labels, least)
-
-
-def _classes(data: Dataset, labels: tuple[str, ...], least: int) -> Iterator[Check]:
-    training = data.split == TRAIN
-    counts = [len(np.unique(data.patients[training & (data.y == label)])) for label in range(len(labels))]
-    said = "training patients: " + ", ".join(f"{name} {count}" for name, count in zip(labels, counts, strict=True))
-    few = [name for name, count in zip(labels, counts, strict=True) if count < least]
-    if few:
-        do = f"fewer than `min_patients` ({least}) of {', '.join(few)}: check the labels in data.toml"
-        yield Check("classes", "warn", said, do)
-    else:
-        yield Check("classes", "ok", said)
-
-
 def _ledger(site: Site) -> Iterator[Check]:
     yield Check("ledger", "ok", f"{len(site.ledger.charges())} rows verify")
 
@@ -172,5 +137,5 @@ CHEAP: dict[str, Examination] = {"keys": _keys, "policy": _policy, "approval": _
 """What `client up` looks at before it starts."""
 
 ALL: dict[str, Examination] = {
-    **CHEAP, "versions": _versions, "network": _network, "data": _data, "ledger": _ledger, "log": _log,
+    **CHEAP, "versions": _versions, "network": _network, "data": records, "ledger": _ledger, "log": _log,
 }  # fmt: skip

@@ -21,7 +21,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 study_app = typer.Typer(no_args_is_help=True, help="Write and check study files.")
-data_app = typer.Typer(no_args_is_help=True, help="Fetch public data sets, write synthetic cohorts.")
+data_app = typer.Typer(
+    no_args_is_help=True, help="Check a hospital's data, fetch public data sets, write synthetic cohorts."
+)
 bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine, side by side with what others offer.")
 app.add_typer(audit_app, name="audit")
 app.add_typer(client_app, name="client")
@@ -115,6 +117,23 @@ def study_check(study: Annotated[Path, typer.Argument(help="A study file.", show
     from fedmodels.commands.study import study_check as command
 
     command(study)
+
+
+@data_app.command("check")
+def data_check(
+    study: Annotated[str, typer.Argument(help="A study file, or the name of a bundled study.", show_default=False)],
+    data: Annotated[Path, typer.Argument(help="A data binding (data.toml).", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Write a page with plots into this private folder.")] = None,
+    rows: Annotated[bool, typer.Option("--rows", help="Also list there which rows the findings are about.")] = False,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Show images of patients on the page.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say what is wrong with a hospital's records for a study. Nothing of it leaves this machine."""
+    from fedmodels.commands.check import Wanted
+    from fedmodels.commands.check import data_check as command
+    from simulations.commands import study_file
+
+    command(study_file(study), data, Wanted(out, rows, pictures), as_json=json)
 
 
 @data_app.command("fetch")

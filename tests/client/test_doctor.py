@@ -89,7 +89,7 @@ def bad(site: Site) -> list[tuple[str, str]]:
 def test_a_hospital_that_is_ready_has_no_failed_check(site: Site) -> None:
     found = states(site)
     assert {check.what: check.state for check in found.values() if check.what != "classes"} == dict.fromkeys(
-        ("keys", "policy", "coordinator", "approval", "disk", "versions", "data", "ledger", "log"), "ok"
+        ("keys", "policy", "coordinator", "approval", "disk", "versions", "data", "data check", "ledger", "log"), "ok"
     )
     assert found["classes"].state == "warn"  # some forty patients in two classes
     assert "fewer than `min_patients`" in found["classes"].do
