@@ -88,6 +88,25 @@ def predict(
 
 
 @app.command()
+def explain(
+    run: Run,
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A data binding, an image, or a .txt.", show_default=False)
+    ],
+    patient: Annotated[str, typer.Option(help="Whose record.")] = "",
+    record: Annotated[int, typer.Option(min=1, help="Which of them, from 1.", show_default=False)] = 0,
+    label: Annotated[str, typer.Option(help="Explain this label instead of the predicted one.")] = "",
+    out: Annotated[Path, typer.Option(help="The picture: an .html or, but for texts, a .png.")] = Path(
+        "explanation.html"
+    ),
+) -> None:
+    """Draw what moved the model's answer for one record; the data need no labels."""
+    from fedmodels.commands.explain import explain as command
+
+    command(run, source, patient, record, label, out)
+
+
+@app.command()
 def report(run: Run) -> None:
     """Write a run's report.html again."""
     from fedmodels.commands.models import report as command

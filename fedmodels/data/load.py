@@ -22,7 +22,7 @@ from fedmodels.data.dataset import Dataset
 from fedmodels.data.images import read_image_folder, read_image_npz
 from fedmodels.data.series import read_series
 from fedmodels.data.table import read_table
-from fedmodels.data.text import read_texts
+from fedmodels.data.text import read_raw_texts, read_texts
 from fedmodels.errors import DataError
 from fedmodels.files import read_text
 from fedmodels.study import About, ImageInput, Input, SeriesInput, TableInput, TextInput
@@ -64,7 +64,7 @@ def load(binding_path: Path, study: Described, *, labelled: bool = True) -> Data
     _pools.move_to_end(key)
     data = _pools[key]
     if binding.patients:
-        names = frozenset(line.strip() for line in read_text(Path(binding.patients)).splitlines() if line.strip())
+        names = _listed(binding)
         data, total = data.of_patients(names), len(data)
         if not len(data):
             raise DataError(
@@ -75,6 +75,23 @@ def load(binding_path: Path, study: Described, *, labelled: bool = True) -> Data
     if not len(data):
         raise DataError("there are no records", where=str(binding_path), fix="check what the data binding points at")
     return data
+
+
+def load_texts(binding_path: Path, study: Described) -> list[str]:
+    """The texts that `load` made its records of, in the same order, as they are written."""
+    binding = read_binding(binding_path)
+    if not isinstance(binding, TextCsv):
+        raise DataError("the records are not texts", where=str(binding_path), fix="name a binding of texts")
+    records, texts = read_raw_texts(binding, study.study.labels)
+    if not binding.patients:
+        return texts
+    names = _listed(binding)
+    return [text for patient, text in zip(records.patients.tolist(), texts, strict=True) if patient in names]
+
+
+def _listed(binding: DataBinding) -> frozenset[str]:
+    lines = read_text(Path(binding.patients)).splitlines()
+    return frozenset(line.strip() for line in lines if line.strip())
 
 
 def _key(pool: DataBinding, study: Described) -> bytes:

@@ -8,7 +8,9 @@ regression on bags of tokens, 8,192 buckets, 80 % for training) single character
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ import polars as pl
 from fedmodels.data.binding import TextCsv
 from fedmodels.data.csvfile import read_csv, require
 from fedmodels.data.dataset import Dataset
-from fedmodels.data.records import rules_of, select
+from fedmodels.data.records import Records, rules_of, select
 from fedmodels.errors import DataError
 from fedmodels.study import TextInput
 
@@ -32,32 +34,74 @@ def tokenise(text: str, input_: TextInput) -> list[int]:
     NFKC and casefold, then one token per Han character and per run of other letters and digits; punctuation and space
     only separate.
     """
-    words = _TOKEN.findall(unicodedata.normalize("NFKC", text).casefold())
+    words = _TOKEN.findall(_normal(text))
     return [_bucket(word, input_.vocabulary) for word in words[: input_.max_tokens]]
 
 
-def read_texts(binding: TextCsv, input_: TextInput, labels: tuple[str, ...]) -> Dataset:
-    """x int32 [n, max_tokens] with 0 as padding. A record without any word is refused."""
+def token_spans(text: str, input_: TextInput) -> list[tuple[int, int]]:
+    """Where in `text` the tokens of `tokenise` are: [begin, end) of each, in the same order.
+
+    A token that normalisation takes out of the middle of something has the whole of it.
+    """
+    origins: list[int] = []
+    normal = ""
+    for begin, end in pairwise([*_starts(text), len(text)]):
+        piece = _normal(text[begin:end])
+        normal += piece
+        origins += [begin] * len(piece)
+    ends = [*origins, len(text)]
+    found = list(_TOKEN.finditer(normal))[: input_.max_tokens]
+    return [(origins[match.start()], _after(ends, match.end())) for match in found]
+
+
+def read_raw_texts(binding: TextCsv, labels: tuple[str, ...]) -> tuple[Records, list[str]]:
+    """The records of a binding with the text of each, as it is written."""
     path = Path(binding.path)
     frame = read_csv(path, binding.encoding)
     require(frame, binding.columns.text, path)
     records = select(frame, rules_of(binding, binding.columns.patient, binding.columns.label, labels), path)
     texts = frame.select(pl.concat_str(list(binding.columns.text), separator="\n").alias("text"))["text"].to_list()
-    x, lengths = _pad([tokenise(texts[row], input_) for row in records.rows.tolist()], input_.max_tokens)
+    return records, [texts[row] for row in records.rows.tolist()]
+
+
+def read_texts(binding: TextCsv, input_: TextInput, labels: tuple[str, ...]) -> Dataset:
+    """x int32 [n, max_tokens] with 0 as padding. A record without any word is refused."""
+    records, texts = read_raw_texts(binding, labels)
+    x, lengths = encode(texts, input_)
     if empty := int((lengths == 0).sum()):
         raise DataError(
             f"{empty} of {len(lengths)} records have no word in column {', '.join(binding.columns.text)}",
-            where=str(path),
+            where=binding.path,
             fix="leave records without text out of the export",
         )
     return Dataset(records.patients, x, records.y, records.split, lengths)
 
 
-def _pad(rows: list[list[int]], width: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    x = np.zeros((len(rows), width), dtype=np.int32)
+def encode(texts: Sequence[str], input_: TextInput) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """x [n, max_tokens] with 0 as padding, and the number of tokens of each text, 0 where there is no word."""
+    rows = [tokenise(text, input_) for text in texts]
+    x = np.zeros((len(rows), input_.max_tokens), dtype=np.int32)
     for line, row in zip(x, rows, strict=True):
         line[: len(row)] = row
     return x, np.array([len(row) for row in rows], dtype=np.int64)
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def _starts(text: str) -> list[int]:
+    """Where pieces begin that normalise by themselves: not at a mark, nor between two characters that become one."""
+    return [0] * bool(text) + [
+        here
+        for here, (before, character) in enumerate(pairwise(text), 1)
+        if not unicodedata.combining(character) and _normal(before + character) == _normal(before) + _normal(character)
+    ]
+
+
+def _after(ends: list[int], end: int) -> int:
+    """The first origin behind that of the last character before `end`."""
+    return next((origin for origin in ends[end:] if origin > ends[end - 1]), ends[-1])
 
 
 @lru_cache(maxsize=1 << 16)

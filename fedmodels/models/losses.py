@@ -45,3 +45,13 @@ def probabilities(logits: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=1)
     return logits.softmax(dim=1)
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """[n, labels] log(p / (1 - p)) of the probabilities p of logits [n, outputs], without rounding p."""
+    if logits.shape[1] == 1:
+        return torch.cat([-logits, logits], dim=1)
+    labels = logits.shape[1]
+    itself = torch.eye(labels, dtype=torch.bool, device=logits.device)
+    others = logits[:, None, :].expand(-1, labels, -1).masked_fill(itself, -torch.inf)
+    return logits - others.logsumexp(dim=2)

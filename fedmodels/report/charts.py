@@ -2,11 +2,15 @@
 
 import io
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Stand-ins, because matplotlib takes colours only: what they become follows the reader's light or dark scheme.
 _COLOURS = {"#010203": "currentColor", "#040506": "var(--accent)", "#070809": "var(--line)"}
@@ -31,7 +35,26 @@ def line_chart(key: str, title: str, values: Sequence[float]) -> Markup:
 
     key: prefix of every id in the SVG, so that charts with different keys can be on one page.
     """
-    root = ElementTree.fromstring(_draw(key, values))  # noqa: S314 - matplotlib's own output
+    with page_style(key):
+        return inline_svg(_draw(values), key, title, _describe(values))
+
+
+@contextmanager
+def page_style(key: str) -> Iterator[None]:
+    """Figures made within have a page's colours, and the same bytes wherever they are made."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # the reader's own matplotlibrc must not change a report
+        mpl.rcParams.update({**_STYLE, "svg.hashsalt": key})
+        yield
+
+
+def inline_svg(figure: "Figure", key: str, title: str, description: str) -> Markup:
+    """The `<svg>` of a figure made within `page_style(key)`, called from within it too."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    root = ElementTree.fromstring(buffer.getvalue())  # noqa: S314 - matplotlib's own output
     for parent in root.iter():
         for style in [child for child in parent if child.tag.endswith("}style")]:
             parent.remove(style)  # it would apply to the whole page
@@ -40,33 +63,26 @@ def line_chart(key: str, title: str, values: Sequence[float]) -> Markup:
     for size in ("width", "height", "version"):
         root.attrib.pop(size, None)
     root.attrib |= {"role": "img", "aria-labelledby": f"{key}-title {key}-desc"}
-    for position, (tag, text) in enumerate({"title": title, "desc": _describe(values)}.items()):
+    for position, (tag, text) in enumerate({"title": title, "desc": description}.items()):
         child = ElementTree.Element(tag, {"id": f"{key}-{tag}"})
         child.text = text
         root.insert(position, child)
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704 - serialised, so escaped
 
 
-def _draw(key: str, values: Sequence[float]) -> bytes:
-    import matplotlib as mpl
+def _draw(values: Sequence[float]) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    with mpl.rc_context():
-        mpl.rcdefaults()  # the reader's own matplotlibrc must not change a report
-        mpl.rcParams.update({**_STYLE, "svg.hashsalt": key})
-        figure = Figure(figsize=_INCHES, layout="constrained")
-        axes = figure.add_subplot()
-        marker = "o" if len(values) <= _MARKED else ""
-        axes.plot(range(1, len(values) + 1), values, color=_ACCENT, marker=marker, markersize=3, clip_on=False)
-        axes.set(xlabel="round", xlim=(0.9, len(values) + 0.1), ylim=(0.0, 1.08 * max(values) or 1.0))
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.tick_params(length=0)
-        buffer = io.BytesIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    return buffer.getvalue()
+    figure = Figure(figsize=_INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    marker = "o" if len(values) <= _MARKED else ""
+    axes.plot(range(1, len(values) + 1), values, color=_ACCENT, marker=marker, markersize=3, clip_on=False)
+    axes.set(xlabel="round", xlim=(0.9, len(values) + 0.1), ylim=(0.0, 1.08 * max(values) or 1.0))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.tick_params(length=0)
+    return figure
 
 
 def _localise(element: ElementTree.Element, key: str) -> None:

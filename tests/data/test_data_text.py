@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmodels.data.dataset import TEST
-from fedmodels.data.text import tokenise
+from fedmodels.data.text import token_spans, tokenise
 from fedmodels.errors import DataError
 from fedmodels.study import TextInput
 
@@ -85,3 +85,13 @@ def test_a_byte_order_mark_does_not_change_the_first_column(tmp_path):
 def test_records_without_a_word_are_counted_and_refused(tmp_path):
     with pytest.raises(DataError, match="1 of 2 records have no word in column title, ask"):
         read(tmp_path, INPUT, BINDING, t__csv="label,title,ask\nabsent,a,b\ndisease,。。,\n")
+
+
+@given(st.text())
+def test_every_token_is_found_where_it_is_written(text):
+    wide = TextInput(vocabulary=1 << 22, max_tokens=100)
+    spans, tokens = token_spans(text, wide), tokenise(text, wide)
+    assert len(spans) == len(tokens)
+    assert [begin for begin, _ in spans] == sorted(begin for begin, _ in spans)
+    for (begin, end), token in zip(spans, tokens, strict=True):
+        assert token in tokenise(text[begin:end], wide)

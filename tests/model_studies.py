@@ -1,4 +1,4 @@
-"""Small studies, one input per family, that the tests of this folder share."""
+"""Small studies, one input per family, that the tests of models, explanations and export share."""
 
 import torch
 from torch import Tensor
