@@ -70,12 +70,25 @@ def audit_colluders(
 @app.command("self-test")
 def audit_self_test(
     honest: Annotated[int, typer.Option(min=1, help="Runs of the correct implementation.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="A folder to make, with the result as JSON.")] = None,
     json: Json = False,
 ) -> None:
     """Break the product on purpose, in many ways, and see whether the audit notices. Half a minute."""
-    from simulations.auditing.commands import self_test as command
+    from simulations.auditing.self_test_command import self_test as command
 
-    command(honest, as_json=json)
+    command(honest, out, as_json=json)
+
+
+@app.command("transcript")
+def audit_transcript(
+    site: Annotated[Path, typer.Argument(help="A hospital's site directory.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="A folder to make, with the result as JSON.")] = None,
+    json: Json = False,
+) -> None:
+    """Check what left a hospital from its own log and ledger alone, offline."""
+    from client.commands.transcript import transcript as command
+
+    command(site, out, as_json=json)
 
 
 @app.command("view")

@@ -29,7 +29,7 @@ class Evidence:
     batches: for each hospital, [B] the number of canaries in each of its batches; charges: for each hospital, the
     training releases on its ledger; max_colluding: c of the study; sums_open: every secure sum was that of its vectors.
     movements: [m, 2] what a lone canary moves the contribution of hospitals with different private sizes by, drawn for
-    certain and certainly not, with their noise held fixed.
+    certain and certainly not, with their noise held fixed. threshold: of `recover` rounds, None in `retry` rounds.
     """
 
     plan: Plan
@@ -43,6 +43,7 @@ class Evidence:
     charges: tuple[tuple[SampledGaussian, ...], ...]
     sums_open: bool
     movements: Floats
+    threshold: int | None = None
 
     @property
     def rounds(self) -> int:
@@ -60,26 +61,66 @@ class Evidence:
     def known(self, colluders: int) -> Flags:
         """[T, n, n] whose contributions are known where a canary of hospital h is looked for, in [:, h]: of those who
         are present, the `colluders` that follow h in the roster."""
+        return self._following(np.full(self.rounds, colluders))
+
+    def unseen(self, colluders: int) -> Flags:
+        """[T, n, n] whose contributions are not in what is left where a canary of hospital h is looked for: those that
+        are known, and in `recover` rounds those that a coordinator leaves out who lies about dropouts."""
+        if self.threshold is None:
+            return self.known(colluders)
+        contributors = self.present.sum(axis=1)
+        left = [fewest_in_a_sum(int(there), self.threshold, colluders) for there in contributors]
+        return self._following(contributors - np.array(left, np.int64))
+
+    def _following(self, counts: Integers) -> Flags:
+        """[T, n, n] in [t, h] the first counts[t] of those present who follow h in the roster; counts: [T]."""
         order = (np.arange(self.hospitals)[:, None] + np.arange(1, self.hospitals)[None, :]) % self.hospitals
-        known = np.zeros((self.rounds, self.hospitals, self.hospitals), np.bool_)
+        chosen = np.zeros((self.rounds, self.hospitals, self.hospitals), np.bool_)
         for hospital, others in enumerate(order):
             there = self.present[:, others]
-            known[:, hospital, others] = there & (np.cumsum(there, axis=1) <= colluders)
-        return known
+            chosen[:, hospital, others] = there & (np.cumsum(there, axis=1) <= counts[:, None])
+        return chosen
 
     def traces(self, colluders: int) -> Floats:
-        """[T, k] as the coordinator sees them who knows that many hospitals' contributions, and subtracts them."""
-        seen, known = np.empty((self.rounds, self.own.shape[2])), self.known(colluders)
+        """[T, k] as the coordinator sees them who knows that many hospitals' contributions, and subtracts them.
+
+        In `recover` rounds it opens the smallest sum that lies about dropouts can open.
+        """
+        seen, unseen = np.empty((self.rounds, self.own.shape[2])), self.unseen(colluders)
         for hospital in range(self.hospitals):
             at = self.design.owner == hospital
-            left = self.own[:, :, at] * ~known[:, hospital, :, None]
+            left = self.own[:, :, at] * ~unseen[:, hospital, :, None]
             seen[:, at] = left.sum(axis=1, dtype=np.float64)
         return seen
+
+    def contributed(self, rounds: int) -> tuple[Floats, Flags]:
+        """[rounds, free] each canary's trace in its own hospital's contribution, and whether there was one."""
+        columns = np.arange(self.design.free)
+        owner = self.design.owner[: self.design.free]
+        return self.own[:rounds, owner, columns].astype(np.float64), self.present[:rounds, owner]
 
     def epsilon(self, rounds: int | None = None) -> float:
         """What the ledgers charge for the first `rounds` of a hospital's releases (default: all), at most."""
         costs = {charges[:rounds] for charges in self.charges}
         return max(epsilon_upper(merged(charges), self.plan.delta) for charges in costs)
+
+
+def fewest_in_a_sum(contributors: int, threshold: int, colluders: int) -> int:
+    """The fewest honest hospitals that a coordinator who lies about dropouts can sum up in a `recover` round.
+
+    Each of the s hospitals in such a sum, and each of the o other honest ones, believes that at most
+    contributors - threshold dropped out, and reveals the masks that it shares with these. All s * o masks between the
+    two groups have to be revealed by one side or the other. Shares of the self mask of one of the s come from the
+    colluders, from all s, and from those others whose masks with it that hospital revealed itself: `threshold` of them
+    are needed. Never below 2 * threshold - contributors - colluders, the bound of `secagg.Terms`.
+    """
+    lies = contributors - threshold
+    for size in range(1, contributors - colluders):
+        others = contributors - colluders - size
+        one, other = min(lies, others), min(lies, size)
+        if colluders + size + one >= threshold and size * others <= size * one + others * other:
+            return size
+    return max(1, contributors - colluders)
 
 
 def merged(charges: tuple[SampledGaussian, ...]) -> tuple[SampledGaussian, ...]:

@@ -3,6 +3,9 @@
 A release is one number for each canary: noise, plus the canary's clipped gradient where its batches drew it. Their
 deviation and its size are measured over all canaries and rounds, each with a one-sided confidence bound on the side of
 less privacy claimed, and put through the accountant that the ledgers use, as an optimistic bound.
+
+Noise is measured in what the observer sees. A canary's influence is measured in what its own hospital contributed,
+where less noise is in the way: an auditor has that, and a secure sum adds the contributions up exactly (a check).
 """
 
 import math
@@ -18,7 +21,9 @@ from fedmodels.audit.evidence import Evidence
 from fedmodels.dp.accounting import SampledGaussian, epsilon_lower
 from fedmodels.errors import PrivacyError
 
-_PART_OF_NOISE = _PART_OF_RATE = 0.1  # of the error probability; the rest is for the shift, which is the hard part
+# Parts of the error probability; the rest is for the shift, which is the hard part.
+_PART_OF_NOISE = _PART_OF_RATE = 0.1
+_PART_OF_SHARE = 0.05
 _LEAST_RATIO = 0.02  # of noise to shift: what is below is told as this, an epsilon of about 1,000
 _ACCOUNTED = 0.2  # ratios from here on go through the accountant, which takes long below
 
@@ -47,17 +52,24 @@ def measure_traces(evidence: Evidence, traces: Floats, confidence: float, rounds
     """The same from traces [T, k] as somebody else sees them."""
     free, rounds = evidence.design.free, rounds or evidence.rounds
     error = 1.0 - confidence
-    y, x = traces[:rounds, :free], evidence.exposure[:rounds, :free]
-    still = y[x == 0.0]
+    x = evidence.exposure[:rounds, :free]
     power = float((x**2).sum())
-    if still.size < 2 or power == 0.0:
+    if power == 0.0:
         raise PrivacyError("no canary was ever drawn", fix="audit more rounds, or with more canaries")
-    alpha = error * _PART_OF_NOISE
-    noise = math.sqrt(float((still**2).sum()) / float(chi2.ppf(alpha, still.size)))
-    left = error * (1.0 - _PART_OF_NOISE - _PART_OF_RATE)
-    shift = float((x * y).sum()) / power + float(ndtri(left)) * noise / math.sqrt(power)
+    noise = _most_noise(traces[:rounds, :free][x == 0.0], error * _PART_OF_NOISE)
+    own, there = evidence.contributed(rounds)
+    share = _most_noise(own[(x == 0.0) & there], error * _PART_OF_SHARE)
+    left = error * (1.0 - _PART_OF_NOISE - _PART_OF_RATE - _PART_OF_SHARE)
+    shift = float((x * own).sum()) / power + float(ndtri(left)) * share / math.sqrt(power)
     return Measured(noise, max(0.0, shift), _least_rate(evidence, error * _PART_OF_RATE), _steps(evidence, rounds),
                     confidence)  # fmt: skip
+
+
+def _most_noise(still: Floats, error: float) -> float:
+    """Above the deviation of Gaussians of mean 0, but for this probability; chi-squared."""
+    if still.size < 2:
+        raise PrivacyError("every canary was drawn in every round", fix="audit more rounds, or with more canaries")
+    return math.sqrt(float((still**2).sum()) / float(chi2.ppf(error, still.size)))
 
 
 def _least_rate(evidence: Evidence, error: float) -> float:

@@ -162,6 +162,7 @@ class Campaign:
             charges=tuple(_charges(site) for site in self._sites),
             sums_open=self._sums_open,
             movements=movements(self.study, self.plan, patient),
+            threshold=self.study.threshold if self.study.federation.on_dropout == "recover" else None,
         )
 
     def _participation(self, design: Design) -> tuple[Floats, Integers, tuple[Integers, ...]]:

@@ -1,9 +1,9 @@
-"""`fedmodels audit run`, `colluders` and `self-test`, as an auditor sees them: progress, a table, one sentence."""
+"""`fedmodels audit run` and `colluders`, as an auditor sees them: progress, a table, one sentence."""
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from fedmodels.audit.checks import Finding, run_checks
@@ -26,10 +25,9 @@ from fedmodels.models.registry import expected_parameters
 from fedmodels.study import Study
 from server.console import progress_bar
 from simulations.auditing.campaign import Campaign, audited_plan
-from simulations.auditing.mutants import HONEST, MUTANTS
 from simulations.auditing.plot import draw
-from simulations.auditing.self_test import Row, examine, one_thread
-from simulations.benchmarks.output import print_json, wide_console
+from simulations.auditing.threads import one_thread
+from simulations.benchmarks.output import wide_console
 from simulations.commands import Subject, prepare
 
 _INNER = 100  # canaries in the model's own weights; more would train the model instead of measuring it
@@ -75,42 +73,6 @@ def colluders(subject: Subject, out: Path, canaries: int, most: int) -> None:
     _console.print(f"[bold]{told}[/]{beyond}. {out / 'colluders.json'}")
 
 
-def self_test(honest: int, *, as_json: bool) -> None:
-    """Print which check flags which mutant; 1 where a mutant is missed or more honest runs are flagged than may be."""
-    jobs = [HONEST] * honest + list(MUTANTS)
-    rows, start = [], time.monotonic()
-    with progress_bar(Console(stderr=True)) as progress, one_thread():
-        task = progress.add_task("starting", total=len(jobs))
-        for mutant in jobs:
-            progress.update(task, description=mutant.name)
-            rows.append(examine(mutant))
-            progress.advance(task)
-    missed = [row.mutant.name for row in rows[honest:] if not row.flagged_by]
-    alarms = sum(bool(row.flagged_by) for row in rows[:honest])
-    passed = not missed and alarms <= max(1, honest // 20) - (honest < 20)
-    if as_json:
-        told = [{"mutant": row.mutant.name, "flagged_by": row.flagged_by} for row in rows[honest:]]
-        print_json(Tested(honest, alarms, told, passed, time.monotonic() - start))
-    else:
-        _console.print(_mutants_table(rows[honest:]))
-        _console.print(f"Correct implementation: {alarms} of {honest} runs flagged by chance.")
-        said = "[bold]Every mutant was flagged.[/]" if not missed else f"[bold red]Missed[/]: {', '.join(missed)}"
-        _console.print(said)
-    if not passed:
-        raise typer.Exit(1)
-
-
-@dataclass(frozen=True)
-class Tested:
-    """The result of a self-test."""
-
-    honest_runs: int
-    false_alarms: int
-    mutants: list[dict[str, Any]]
-    passed: bool
-    seconds: float
-
-
 def _gather(subject: Subject, out: Path, canaries: int, colluding: int = 0) -> tuple[Study, Evidence, float]:
     """Make the hospitals below `out` and run the study with canaries; also the seconds of the run."""
     with _console.status("preparing the hospitals' data"):
@@ -138,6 +100,8 @@ def _about(study: Study, evidence: Evidence, seconds: float) -> dict[str, Any]:
     design, plan = evidence.design, evidence.plan
     everyone = "everybody, who sees each hospital's own contribution"
     some = f"the coordinator and {evidence.colluders} colluding hospital(s), who subtract their own contributions"
+    if evidence.threshold is not None:
+        some += ", the coordinator lying about who dropped out"
     return {
         "study": study.study.name,
         "study_hash": study.digest.hex(),
@@ -184,12 +148,4 @@ def _views_table(study: Study, views: Sequence[View]) -> Table:
     for seen in views:
         claimed = "nothing" if seen.claimed is None else f"{seen.claimed:.2f}"
         table.add_row(str(seen.colluders), f"{seen.noise:.3f} C", f"{seen.shift:.3f} C", f"{seen.epsilon:.2f}", claimed)
-    return table
-
-
-def _mutants_table(rows: Sequence[Row]) -> Table:
-    table = Table("mutant", "flagged by", "in modes", title="Broken implementations", box=box.SIMPLE_HEAD)
-    for row in rows:
-        modes = [mode for mode, findings in row.findings.items() if any(f.flagged for f in findings)]
-        table.add_row(row.mutant.name, ", ".join(row.flagged_by) or "[bold red]nothing[/]", ", ".join(modes))
     return table

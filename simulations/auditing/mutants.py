@@ -29,7 +29,10 @@ from fedmodels.dp.sampling import PoissonSampler, UniformSource
 
 Modes = tuple[str, ...]
 _BOTH: Modes = ("distributed", "local")
-_SUMS: Modes = ("distributed",)
+_EVERY: Modes = ("distributed", "local", "recover")
+_RETRY: Modes = ("distributed",)
+_SUMS: Modes = ("distributed", "recover")
+_RECOVER: Modes = ("recover",)
 
 _add_normal, _share, _pack = SecureSource.add_normal, LatticeMechanism.share, packing.GradientPacking.pack
 _event = Plan.event
@@ -39,7 +42,7 @@ _train_private: Any = training.train_private
 
 @dataclass(frozen=True)
 class Mutant:
-    """modes: the privacy modes that it can happen in."""
+    """modes: the kinds of run (`self_test.MODES`) that it is tried in."""
 
     name: str
     about: str
@@ -119,6 +122,15 @@ def _uncompensated_dropout() -> AbstractContextManager[object]:
     return _replaced((packing, "certain_shares_retry", shares))()
 
 
+def _believed_dropouts() -> Callable[[], AbstractContextManager[object]]:
+    """Shares as if every sum were over `threshold` hospitals, which only an honest coordinator sees to."""
+
+    def shares(hospitals: int, threshold: int, colluders: int) -> int:  # noqa: ARG001 - as the function replaced
+        return threshold - colluders
+
+    return _replaced((packing, "certain_shares_recover", shares))
+
+
 def _one_seed() -> AbstractContextManager[object]:
     """A new seed for each round, the same for all hospitals."""
     left: list[bytes] = []
@@ -184,17 +196,19 @@ def _special_canary() -> Callable[[], AbstractContextManager[object]]:
     return _replaced((LatticeMechanism, "share", share), (SecureSource, "add_normal", add_normal))
 
 
-HONEST = Mutant("honest", "the product as it is", _BOTH, nullcontext)
+HONEST = Mutant("honest", "the product as it is", _EVERY, nullcontext)
 MUTANTS = (
-    Mutant("no noise", "no noise is added", _BOTH, _less_noise(0.0)),
-    Mutant("half noise", "the noise is half as large", _BOTH, _less_noise(0.5)),
+    Mutant("no noise", "no noise is added", _EVERY, _less_noise(0.0)),
+    Mutant("half noise", "the noise is half as large", _EVERY, _less_noise(0.5)),
     Mutant("share sigma/n", "shares whose deviations, not variances, add up", _SUMS, _shares_of_all()),
     Mutant("no clip", "gradients are not clipped", _BOTH, _no_clip()),
     Mutant("shuffled batches", "epochs of fixed batches for Poisson sampling", _BOTH, _shuffled),
-    Mutant("uncompensated dropout", "shares stay small after a dropout", _SUMS, _uncompensated_dropout),
+    Mutant("uncompensated dropout", "shares stay small after a dropout", _RETRY, _uncompensated_dropout),
+    Mutant("dropouts believed", "shares are enough unless the coordinator lies about dropouts", _RECOVER,
+           _believed_dropouts()),
     Mutant("one seed for all", "all hospitals draw the same noise", _SUMS, _one_seed),
     Mutant("same noise every round", "a constant seed", _SUMS, _same_noise),
     Mutant("divisor from private N", "the true number of patients normalises", _BOTH, _private_divisor()),
     Mutant("steps under-counted", "the ledger counts half of the steps", _BOTH, _fewer_steps()),
     Mutant("one canary special-cased", "one canary's coordinate has no noise", _BOTH, _special_canary()),
-)
+)  # fmt: skip

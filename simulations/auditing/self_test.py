@@ -1,7 +1,8 @@
 """Proof on demand that the audit would catch a broken implementation, and leaves a correct one alone.
 
-A small SYNTHETIC federation is run with canaries in both privacy modes, once as it is and once for each mutant; all
-named checks look at what was found. A dropout is part of the run.
+A small SYNTHETIC federation is run with canaries in both privacy modes, in `distributed` with either kind of secure
+sum, once as it is and once for each mutant; all named checks look at what was found. A dropout is part of the run. In
+`recover` rounds the coordinator opens the smallest sums that lies about dropouts can open.
 """
 
 import tempfile
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from fedmodels.audit.checks import FAMILY_WISE_ERROR, Finding, run_checks
 from fedmodels.audit.design import Size, draw_design
@@ -24,7 +24,7 @@ from simulations.auditing.mutants import Mutant
 from simulations.cohorts import TABLE_INPUT, write_cohort
 from simulations.federation import build_federation, natural
 
-MODES = ("distributed", "local")
+MODES = ("distributed", "local", "recover")
 _PATIENTS = 60
 _SIZE = Size(free=1000, inner=40)
 _STUDY = (
@@ -48,13 +48,17 @@ hospitals = 4
 """
     + TABLE_INPUT
 )
-_OF_MODE = {"distributed": (), "local": ("privacy.mode=local", "training.rounds=8", "training.local_steps=2")}
-_ROUNDS_BEFORE_THE_DROPOUT = {"distributed": 12, "local": 6}
+_OF_MODE = {
+    "distributed": (),
+    "local": ("privacy.mode=local", "training.rounds=8", "training.local_steps=2"),
+    "recover": ("federation.on_dropout=recover", "federation.hospitals=5", "federation.threshold=4"),
+}
+_ROUNDS_BEFORE_THE_DROPOUT = {"distributed": 12, "local": 6, "recover": 12}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One implementation. findings: by mode."""
+    """One implementation. findings: of every check, by the kind of run (`MODES`)."""
 
     mutant: Mutant
     findings: dict[str, list[Finding]]
@@ -77,7 +81,7 @@ def examine(mutant: Mutant) -> Row:
 
 
 def gather(mode: str) -> Evidence:
-    """The evidence of one small run with a dropout near its end."""
+    """The evidence of one small run, in one of `MODES`, with a dropout near its end."""
     text = apply_settings(_STUDY, _OF_MODE[mode])
     study = parse_study(text)
     with _scratch() as folder:
@@ -98,14 +102,3 @@ def _scratch() -> Iterator[Path]:
     memory = Path("/dev/shm")  # noqa: S108 - the folder in it has a random name and is private
     with tempfile.TemporaryDirectory(prefix="fedmodels-audit-", dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Small models gain nothing from a second thread, and lose much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -108,6 +108,17 @@ def test_independent_noise_is_not_seen_through() -> None:
     assert after.std() == pytest.approx(before.std(), rel=2e-3)
 
 
+def test_a_coordinator_who_lies_about_dropouts_sees_the_fewest_shares() -> None:
+    """Of four hospitals, threshold 3, no colluders: 2, and so less noise than four or three would bring."""
+    evidence = replace(drawn(np.random.default_rng(7)), max_colluding=0)
+    lied_to = replace(evidence, threshold=3)
+    honest, seen = view(evidence, 0, 0.99), view(lied_to, 0, 0.99)
+    assert seen.noise == pytest.approx(honest.noise * np.sqrt(2 / 4), rel=0.04)
+    lied_to.present[:, 0] = False  # three hospitals are asked: none can be said to have dropped out
+    assert lied_to.unseen(0).sum() == 0
+    assert lied_to.unseen(1).sum(axis=2).max() == 1
+
+
 # --- local steps -------------------------------------------------------------------------------------------------
 
 LOCAL = replace(PLAN, mode="local", steps_per_release=4)

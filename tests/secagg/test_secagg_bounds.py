@@ -11,6 +11,7 @@ from secagg_adversary import Knowledge, behaviours, isolated
 from secagg_parties import MODEL, OTHER_MODEL, names, plain_sum, randomness, recover_terms, set_up, vectors
 
 from fedmodels import secagg
+from fedmodels.audit.evidence import fewest_in_a_sum
 from fedmodels.errors import RemoteProtocolError
 from fedmodels.secagg.messages import Pairs, RevealPairs, Shares, decode, encode
 from fedmodels.secagg.terms import Terms
@@ -61,6 +62,14 @@ def test_the_bound_holds_for_every_threshold_and_number_of_colluders(n):
             bound = 2 * threshold - contributors - colluding
             for size in range(1, bound if 2 * threshold - n - colluding >= 2 else 1):
                 assert not can_isolate(contributors, threshold, colluding, size)
+
+
+def test_the_audits_lying_coordinator_isolates_as_few_as_the_search_finds():
+    for contributors in range(2, 8):
+        for threshold, colluding in itertools.product(range(1, contributors + 1), range(contributors - 1)):
+            sizes = range(1, contributors - colluding + 1)
+            smallest = next(size for size in sizes if can_isolate(contributors, threshold, colluding, size))
+            assert fewest_in_a_sum(contributors, threshold, colluding) == smallest
 
 
 def test_the_bound_is_reached_so_that_it_cannot_be_relaxed():
