@@ -19,7 +19,8 @@ class Proof:
     messages: lines of the log; matching: messages of which the bytes are kept and are those that the line says; absent:
     messages of which they are not kept, or not whole; uploads: masked vectors that left, repeated ones counted once;
     unused: charges of the ledger for which no upload is listed, as a crash between the two leaves; unlisted: files kept
-    of messages that no line lists; problems: what is wrong, one sentence each.
+    of messages that no line lists. What is wrong, one sentence each: broken: with the chain of lines; changed: with
+    bytes that are kept; uncharged: with uploads against charges.
     """
 
     messages: int = 0
@@ -28,7 +29,14 @@ class Proof:
     uploads: int = 0
     unused: int = 0
     unlisted: int = 0
-    problems: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    uncharged: list[str] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        """All that is wrong."""
+        return [*self.broken, *self.changed, *self.uncharged]
 
 
 def prove(log: SentLog, charges: Sequence[Charge]) -> Proof:
@@ -38,7 +46,7 @@ def prove(log: SentLog, charges: Sequence[Charge]) -> Proof:
     listed: set[str] = set()
     for number, (line, data) in enumerate(log.lines(), 1):
         if line.previous != previous:
-            proof.problems.append(f"line {number}: a line before it was edited, removed or reordered")
+            proof.broken.append(f"line {number}: a line before it was edited, removed or reordered")
         previous = line_hash(data)
         proof.messages = number
         listed.add(line.sha256)
@@ -53,16 +61,26 @@ def prove(log: SentLog, charges: Sequence[Charge]) -> Proof:
 
 def _compare(proof: Proof, kept: Path, line: Line, number: int) -> None:
     """Count a line as proven or not, by the file of its message."""
-    files = [path for path in (kept / line.sha256, kept / (line.sha256 + UPLOAD)) if path.exists()]
-    if not files or files[0].stat().st_size < line.bytes:
+    path = file_of(kept, line)
+    if path is None:
         proof.absent += 1
-        return
-    with files[0].open("rb") as file:
-        same = hashlib.file_digest(file, "sha256").hexdigest() == line.sha256
-    if same and files[0].stat().st_size == line.bytes:
+    elif proven(path, line):
         proof.matching += 1
     else:
-        proof.problems.append(f"line {number}: the bytes kept are not those that the line says")
+        proof.changed.append(f"line {number}: the bytes kept are not those that the line says")
+
+
+def file_of(kept: Path, line: Line) -> Path | None:
+    """The file of a line's message, None where it is not kept, or not whole."""
+    files = [path for path in (kept / line.sha256, kept / (line.sha256 + UPLOAD)) if path.exists()]
+    return files[0] if files and files[0].stat().st_size >= line.bytes else None
+
+
+def proven(path: Path, line: Line) -> bool:
+    """Whether the file holds exactly the bytes that the line says."""
+    with path.open("rb") as file:
+        same = hashlib.file_digest(file, "sha256").hexdigest() == line.sha256
+    return same and path.stat().st_size == line.bytes
 
 
 def _against_ledger(proof: Proof, releases: dict[_Release, set[str]], charges: Sequence[Charge]) -> None:
@@ -74,7 +92,7 @@ def _against_ledger(proof: Proof, releases: dict[_Release, set[str]], charges: S
     for release, digests in releases.items():
         if len(digests) > charged[release]:
             run, session, kind = release
-            proof.problems.append(
+            proof.uncharged.append(
                 f"run {run[:16]}, session {session}, {kind}: {len(digests)} different uploads left for "
                 f"{charged[release]} charges in the ledger"
             )

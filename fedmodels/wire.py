@@ -123,6 +123,25 @@ def _decode(data: bytes, kind: type[T]) -> T:
         ) from None
 
 
+def split_reply(data: bytes) -> tuple[Reply, memoryview]:
+    """A reply and the bytes behind it, such as those of a masked vector. Strict as `decode_reply`."""
+    end = _end_of_map(data)
+    return _decode(data[:end], Reply), memoryview(data)[end:]  # type: ignore[arg-type]
+
+
+def _end_of_map(data: bytes) -> int:
+    """Where the map of strings and byte strings ends that every reply is encoded as; MessagePack, section "formats"."""
+    end, items = 1, 2 * (data[0] & 0x0F) if data and data[0] >> 4 == 0x8 else 0
+    for _ in range(items):
+        tag = data[end] if end < len(data) else 0
+        wide = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2}.get(tag, 0)
+        length = int.from_bytes(data[end + 1 : end + 1 + wide], "big") if wide else tag & 0x1F
+        if not wide and tag >> 5 != 0b101:
+            break  # what is not such a map is refused when it is decoded
+        end += 1 + wide + length
+    return end
+
+
 def terms(study: Study, roster: Roster, run_id: bytes) -> Terms:
     """The terms of secure aggregation that follow from a study and a roster; they bind every value of both."""
     federation = study.federation

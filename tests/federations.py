@@ -9,7 +9,7 @@ from client.site import Site
 from fedmodels import secagg, wire
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
-from fedmodels.secagg.messages import SessionRequest, decode
+from fedmodels.secagg.messages import decode_request
 from fedmodels.settings import apply_settings
 from fedmodels.study import Study, parse_study
 from server.app import run_study
@@ -71,7 +71,7 @@ def lose(session: int, *nodes: int, kind: str = "train") -> Faults:
 
     def faults(request: wire.Request, node: int) -> Fault:
         hit = isinstance(request, wire.ContributeRequest) and request.kind == kind and node in nodes
-        if hit and decode(request.session, SessionRequest).session == session:
+        if hit and decode_request(request.session).session == session:
             return "cut off"
         return "none"
 
