@@ -107,6 +107,14 @@ def explain(
 
 
 @app.command()
+def export(run: Run, out: Annotated[Path, typer.Option(help="The folder to write to.", show_default=False)]) -> None:
+    """Write a run's model as ONNX beside safetensors and its card, once both are found to predict alike."""
+    from fedmodels.commands.export import export as command
+
+    command(run, out)
+
+
+@app.command()
 def report(run: Run) -> None:
     """Write a run's report.html again."""
     from fedmodels.commands.models import report as command

@@ -68,13 +68,13 @@ def pooled(states: Tensor, lengths: Tensor | None, pool: Pool) -> Tensor:
     steps = states.shape[1]
     if lengths is None:
         lengths = torch.full((len(states),), steps, device=states.device)
-    if bool(((lengths < 1) | (lengths > steps)).any()):
+    if not torch.compiler.is_exporting() and bool(((lengths < 1) | (lengths > steps)).any()):
         raise DataError(
             f"a batch has sequences whose length is not between 1 and {steps}",
             fix="leave out records without any measurement or token",
         )
     if pool == "last":
-        return states[torch.arange(len(states), device=states.device), lengths - 1]
+        return states.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
     valid = (torch.arange(steps, device=states.device) < lengths[:, None])[:, :, None]
     if pool == "mean":
         return states.masked_fill(~valid, 0.0).sum(1) / lengths[:, None]
