@@ -20,6 +20,7 @@ Positive = Annotated[int, Meta(ge=1)]
 PositiveFloat = Annotated[float, Meta(gt=0.0, le=1e12)]
 NonNegative = Annotated[float, Meta(ge=0.0, le=1e12)]
 Probability = Annotated[float, Meta(gt=0.0, le=1.0)]
+Sentences = Annotated[str, Meta(max_length=4000)]
 SizeValue = bool | int | float | str | tuple[int, ...]
 
 
@@ -28,12 +29,19 @@ class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class About(Strict, frozen=True):
-    """`[study]`: what is learnt. labels: the class names in the order of the model's outputs."""
+    """`[study]`: what is learnt. labels: the class names in the order of the model's outputs.
+
+    description, intended_use, limits: for the model card (Mitchell et al., FAccT 2019): what is predicted from what, by
+    whom and for whom to be used, and what it was not made or tried for.
+    """
 
     name: Name
     task: Literal["binary", "multiclass"]
     labels: Annotated[tuple[str, ...], Meta(min_length=2)]
     synthetic: bool = False
+    description: Sentences = ""
+    intended_use: Sentences = ""
+    limits: Sentences = ""
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels):

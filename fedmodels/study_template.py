@@ -43,6 +43,10 @@ _TEXT = """\
 name = {name}
 task = {task}
 labels = {labels}        # in the order of the model's outputs; of two, the second is the positive one
+# For the model card: what is predicted from what, by whom and for whom to be used, what not for.
+description = ""
+intended_use = ""
+limits = ""
 
 [model]
 name = {model}

@@ -11,7 +11,7 @@ from fedmodels.dp.accounting import epsilon_bounds
 from fedmodels.dp.plan import Plan, plan_for
 from fedmodels.errors import UsageError
 from fedmodels.files import write_synced
-from fedmodels.models.artifact import save_model
+from fedmodels.models.artifact import Trained, save_model
 from fedmodels.models.registry import build_model, division
 from fedmodels.models.weights import flatten, unflatten
 from fedmodels.report.page import write_report
@@ -73,14 +73,13 @@ class RunDirectory:
         """Write model, counts, result and report; returns the content of `result.json`."""
         model, layers = build_model(study), division(study)
         unflatten(model, layers.join(outcome.model, layers.own_of(flatten(model))))
-        evaluated = outcome.evaluated
-        save_model(
-            self.path, model, study, evaluated.summary.working(study.evaluation.specificity) if evaluated else None
-        )
+        evaluated, content = outcome.evaluated, _result(study, roster, outcome)
+        working = evaluated.summary.working(study.evaluation.specificity) if evaluated else None
+        save_model(self.path, model, study, working, _trained(study, content))
         if evaluated:
             counts = Counts(study.digest.hex(), evaluated.hospitals, tuple(evaluated.counts.tolist()))
             write_synced(self.path / "counts.json", msgspec.json.encode(counts) + b"\n")
-        text = json.dumps(_result(study, roster, outcome), indent=2)
+        text = json.dumps(content, indent=2)
         write_synced(self.path / "result.json", text.encode() + b"\n")
         write_report(self.path)
         result: dict[str, Any] = json.loads(text)
@@ -108,6 +107,22 @@ def _result(study: Study, roster: Roster, outcome: Outcome) -> dict[str, Any]:
         "seconds": {"total": sum(seconds.values()), **seconds},
         "versions": {name: version(name) for name in _PACKAGES},
     }
+
+
+def _trained(study: Study, result: dict[str, Any]) -> Trained:
+    """The part of a result that goes with the model wherever it goes."""
+    promise = result["privacy"]
+    charged = [epsilon for epsilon in promise["epsilon"].values() if epsilon is not None]
+    return Trained(
+        hospitals=len(result["hospitals"]),
+        rounds=result["rounds_completed"],
+        mode=result["mode"],
+        epsilon=max(charged, default=None),
+        delta=promise["delta"],
+        observer=promise["observer"],
+        metrics=result["metrics"],
+        lacks=study.training.personal,
+    )
 
 
 def _privacy(study: Study, asked: dict[str, int]) -> dict[str, Any]:

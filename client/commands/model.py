@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 
 from client.ownlayers import OwnLayers
@@ -25,7 +26,8 @@ def model(directory: Path, run: Path, out: Path) -> None:
     net, card = load_model(run)
     layers.complete(net)
     out.mkdir(parents=True, exist_ok=True)
-    save_model(out, net, study, card.working)
+    trained = card.trained and msgspec.structs.replace(card.trained, lacks="none")
+    save_model(out, net, study, card.working, trained)
     Console().print(f"{out}: the run's model with this hospital's own layers. It is not published: keep it here.")
 
 

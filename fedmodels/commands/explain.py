@@ -10,7 +10,7 @@ from fedmodels.evaluation.explanations.examples import Examples, read_examples
 from fedmodels.evaluation.explanations.explain import explain as explain_record
 from fedmodels.evaluation.explanations.pictures import page, png
 from fedmodels.files import write_synced
-from fedmodels.models.artifact import load_model
+from fedmodels.models.artifact import load_whole_model
 
 
 def explain(run: Path, source: Path, patient: str, record: int, label: str, out: Path) -> None:
@@ -19,7 +19,7 @@ def explain(run: Path, source: Path, patient: str, record: int, label: str, out:
         raise UsageError("a picture is an .html or a .png", where=str(out), fix="name such a file")
     if out.exists():
         raise UsageError("the file exists already", where=str(out), fix="name a new file with --out")
-    model, card = load_model(run)
+    model, card = load_whole_model(run)
     explanation = explain_record(model, card, _one(read_examples(source, card), patient, record), label)
     content = png(explanation, card) if out.suffix == ".png" else page(explanation, card).encode()
     write_synced(out, content, mode=0o600)

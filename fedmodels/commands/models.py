@@ -15,7 +15,7 @@ from fedmodels.evaluation.calibration import calibrated
 from fedmodels.evaluation.exact import exact_metrics
 from fedmodels.evaluation.scores import predicted
 from fedmodels.models import batches
-from fedmodels.models.artifact import Card, load_model
+from fedmodels.models.artifact import Card, load_whole_model
 from fedmodels.report.page import write_report
 
 _SPLITS = {"test": TEST, "train": TRAIN}
@@ -23,7 +23,7 @@ _SPLITS = {"test": TEST, "train": TRAIN}
 
 def evaluate(run: Path, binding: Path, split: str, *, as_json: bool) -> None:
     """Exact metrics of the model of `run` on the labelled records of a binding."""
-    model, card = load_model(run)
+    model, card = load_whole_model(run)
     data = _records(binding, card, split)
     metrics = exact_metrics(batches.predict(model, data, card.input), data.y, card.working)
     if as_json:
@@ -42,7 +42,7 @@ def predict(run: Path, binding: Path, split: str, out: Path | None) -> None:
 
     The records need no labels. The label is that of the model's operating point.
     """
-    model, card = load_model(run)
+    model, card = load_whole_model(run)
     data = _records(binding, card, split, labelled=False)
     probabilities = calibrated(batches.predict(model, data, card.input), card.temperature)
     guesses = predicted(probabilities, card.threshold)

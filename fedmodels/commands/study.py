@@ -50,8 +50,11 @@ def rows(study: Study) -> list[tuple[str, str]]:
     parameters, federation = expected_parameters(study), study.federation
     own = parameter_count(build_model(study)) - parameters
     stays = f", and {own:,} that never leave a hospital" if own else ""
+    about = study.study
+    words = {"what": about.description, "intended use": about.intended_use, "limits": about.limits}
     return [
-        ("task", f"{study.study.task}: {', '.join(study.study.labels)}"),
+        *((heading, text) for heading, text in words.items() if text),
+        ("task", f"{about.task}: {', '.join(about.labels)}"),
         ("model", f"{study.model.name}, {parameters:,} parameters{stays}"),
         (
             "rounds",

@@ -31,13 +31,32 @@ from fedmodels.study import (
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
 
-class Card(Strict, frozen=True):
-    """What `model.json` says.
+class Trained(Strict, frozen=True):
+    """How a model came about, as `result.json` tells at more length.
 
-    model: the study's name for it (a preset or a family). family, sizes: the architecture, with every default written
-    out. features: names along the feature axis. preprocessing: in words, for readers without this package.
-    temperature, threshold: how `evaluation.calibration.calibrated` makes probabilities of the model's own, and from
-    which of them on the second of two labels is predicted.
+    mode, epsilon, delta, observer: what is promised to a patient of any hospital, training and evaluation together, and
+    against whom; epsilon and delta are None in mode `none`. metrics: of the test records, from counts summed in secret.
+    lacks: layers that every hospital keeps to itself, whose weights here are those that training began with.
+    """
+
+    hospitals: int
+    rounds: int
+    mode: str
+    epsilon: float | None
+    delta: float | None
+    observer: str
+    metrics: dict[str, float]
+    lacks: Literal["none", "norm", "head"] = "none"
+
+
+class Card(Strict, frozen=True):
+    """What `model.json` says: a model card (Mitchell et al., FAccT 2019) that programs can read.
+
+    study: with its description, intended use and limits. model: the study's name for it (a preset or a family). family,
+    sizes: the architecture, with every default written out. features: names along the feature axis. preprocessing: in
+    words, for readers without this package. temperature, threshold: how `evaluation.calibration.calibrated` makes probabilities
+    of the model's own, and from which of them on the second of two labels is predicted. trained: None for a model that
+    no run made.
     """
 
     format: Literal[1]
@@ -53,6 +72,7 @@ class Card(Strict, frozen=True):
     temperature: PositiveFloat = 1.0
     threshold: Probability = 0.5
     specificity: Probability = 0.9
+    trained: Trained | None = None
 
     @property
     def working(self) -> Working:
@@ -60,7 +80,13 @@ class Card(Strict, frozen=True):
         return Working(self.temperature, self.threshold, self.specificity)
 
 
-def save_model(directory: Path, model: nn.Module, study: Study, working: Working | None = None) -> None:
+def save_model(
+    directory: Path,
+    model: nn.Module,
+    study: Study,
+    working: Working | None = None,
+    trained: Trained | None = None,
+) -> None:
     """Write the study's trained model into an existing directory; each file is replaced at once or not at all.
 
     model: as `build_model` made it, without a wrapper. working: how it is to be used, see `Card`.
@@ -84,6 +110,7 @@ def save_model(directory: Path, model: nn.Module, study: Study, working: Working
         temperature=working.temperature,
         threshold=working.threshold,
         specificity=working.specificity,
+        trained=trained,
     )
     write_synced(directory / WEIGHTS, save(tensors))
     write_synced(directory / CARD, msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
@@ -118,6 +145,19 @@ def load_model(directory: Path) -> tuple[nn.Module, Card]:
         )
     model.load_state_dict(tensors, assign=True)
     return model.eval(), card
+
+
+def load_whole_model(directory: Path) -> tuple[nn.Module, Card]:
+    """`load_model`, for uses that need all of it: `UsageError` where hospitals keep layers to themselves."""
+    model, card = load_model(directory)
+    if card.trained and card.trained.lacks != "none":
+        raise UsageError(
+            "the hospitals of this study keep layers to themselves, which this model has only as they were before "
+            f"training (`training.personal` is `{card.trained.lacks}`)",
+            where=str(directory),
+            fix="a hospital of the run makes a whole model of it: fedmodels client model SITE RUN OUT",
+        )
+    return model, card
 
 
 def _read_card(path: Path) -> Card:

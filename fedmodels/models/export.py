@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fedmodels.data.features import feature_count
 from fedmodels.errors import RunError, UsageError
 from fedmodels.files import write_synced
-from fedmodels.models.artifact import CARD, WEIGHTS, Card, load_model
+from fedmodels.models.artifact import CARD, WEIGHTS, Card, load_whole_model
 from fedmodels.models.losses import probabilities
 from fedmodels.models.registry import parameter_count
 from fedmodels.study import ImageInput, Input, SeriesInput, TextInput
@@ -65,7 +65,7 @@ def export(run: Path, out: Path) -> float:
     for name in (ONNX, WEIGHTS, CARD):
         if (out / name).exists():
             raise UsageError("the file exists already", where=str(out / name), fix="name a new folder")
-    model, card = load_model(run)
+    model, card = load_whole_model(run)
     if 4 * parameter_count(model) > _MOST_BYTES:
         raise UsageError("an ONNX file holds at most 2 GB of weights", where=str(run), fix=f"use {WEIGHTS}")
     classifier = Classifier(model).eval()

@@ -19,7 +19,7 @@ from fedmodels.dp.canaries import Canaries
 from fedmodels.dp.plan import plan_for
 from fedmodels.errors import FileError, PrivacyError, UsageError
 from fedmodels.evaluation.exact import exact_metrics
-from fedmodels.models.artifact import load_model
+from fedmodels.models.artifact import load_model, load_whole_model
 from fedmodels.models.batches import predict
 from fedmodels.models.personal import divide
 from fedmodels.models.registry import build_model, division, expected_parameters, parameter_count
@@ -66,6 +66,8 @@ def test_every_hospital_ends_with_layers_of_its_own_and_the_model_has_them_as_th
     assert len({v.tobytes() for v in [begun, *values]}) == 5
     trained, _ = load_model(tmp_path / "run")
     assert (layers.own_of(flatten(trained)) == begun).all()
+    with pytest.raises(UsageError, match="keep layers to themselves"):
+        load_whole_model(tmp_path / "run")
     assert (layers.shared_of(flatten(trained)) != layers.shared_of(flatten(build_model(study)))).any()
 
 
@@ -98,7 +100,7 @@ def test_each_hospital_is_measured_and_served_with_its_own_layers(tmp_path: Path
     told = add_exact_metrics(study, federation, tmp_path / "run")["simulation"]
     for site in federation.sites:
         client_model(site, tmp_path / "run", tmp_path / site.name)
-        model, _ = load_model(tmp_path / site.name)
+        model, _ = load_whole_model(tmp_path / site.name)
         data = load(site / "data.toml", study).part(TEST)
         assert exact_metrics(predict(model, data, study.input), data.y) == told["per_hospital"][site.name]
     assert told["metrics"]["accuracy"] == pytest.approx(

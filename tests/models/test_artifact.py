@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from model_studies import INPUTS, SERIES, TABLE, TEXT, a_batch, a_study
@@ -13,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from fedmodels.dp.clipping.prepare import prepare
 from fedmodels.errors import FedmodelsError, FileError, RunError, UsageError
-from fedmodels.models.artifact import CARD, WEIGHTS, load_model, save_model
+from fedmodels.models.artifact import CARD, WEIGHTS, Trained, load_model, load_whole_model, save_model
 from fedmodels.models.registry import build_model
+from fedmodels.study import About
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -52,6 +54,25 @@ def test_the_card_of_a_preset_spells_its_sizes_out(tmp_path: Path) -> None:
     card = json.loads((tmp_path / CARD).read_text())
     assert (card["model"], card["family"]) == ("article-text-gru", "text-gru")
     assert card["sizes"] == {"hidden": 128, "dense": 0, "dropout": 0.0, "pool": "last", "embedding": 128}
+
+
+def test_the_card_says_what_the_model_is_for_and_how_it_came_about(tmp_path: Path) -> None:
+    words = {"description": "a from b", "intended_use": "research", "limits": "not for children"}
+    study = msgspec.structs.replace(a_study("mlp", TABLE), study=About("s", "binary", ("0", "1"), **words))
+    trained = Trained(4, 30, "local", 9.5, 1e-5, "everyone", {"auroc": 0.9})
+    save_model(tmp_path, build_model(study), study, trained=trained)
+    _, card = load_model(tmp_path)
+    assert card.trained == trained
+    assert {key: getattr(card.study, key) for key in words} == words
+    assert load_whole_model(tmp_path)[1] == card
+
+
+def test_a_model_whose_hospitals_keep_layers_is_told_from_a_whole_one(tmp_path: Path) -> None:
+    study, trained = a_study("mlp", TABLE), Trained(4, 30, "none", None, None, "nobody", {}, lacks="head")
+    save_model(tmp_path, build_model(study), study, trained=trained)
+    load_model(tmp_path)
+    with pytest.raises(UsageError, match="keep layers to themselves"):
+        load_whole_model(tmp_path)
 
 
 def test_a_model_with_private_layers_is_saved_under_the_plain_names(tmp_path: Path) -> None:

@@ -49,6 +49,10 @@ def test_a_run_directory_has_everything_that_is_promised() -> None:
     assert result["seconds"].keys() >= {"total", "training", "aggregation", "waiting"}
     assert result["synthetic"] is True
     assert max(result["privacy"]["epsilon"].values()) <= 9.0
+    card = json.loads(Path("a/model.json").read_text())["trained"]
+    assert (card["hospitals"], card["rounds"], card["mode"]) == (4, 3, "local")
+    assert card["epsilon"] == max(result["privacy"]["epsilon"].values())
+    assert card["metrics"] == result["metrics"]
 
 
 def test_without_noise_the_same_seed_gives_the_same_model_and_another_seed_another() -> None:
