@@ -54,9 +54,9 @@ class Card(Strict, frozen=True):
 
     study: with its description, intended use and limits. model: the study's name for it (a preset or a family). family,
     sizes: the architecture, with every default written out. features: names along the feature axis. preprocessing: in
-    words, for readers without this package. temperature, threshold: how `evaluation.calibration.calibrated` makes probabilities
-    of the model's own, and from which of them on the second of two labels is predicted. trained: None for a model that
-    no run made.
+    words, for readers without this package. temperature, threshold: how `evaluation.calibration.calibrated` makes
+    probabilities of the model's own, and from which of them on the second of two labels is predicted. trained: None for
+    a model that no run made.
     """
 
     format: Literal[1]
