@@ -4,6 +4,9 @@ Relative paths are relative to the binding file. A leading `$FEDMODELS_DATA` sta
 the environment variable, else the first of `data` and `../shared/data` that exists below the working directory or the
 repository. No other variable is expanded, so that a binding means the same for every user of a machine.
 
+Bindings of images have a `cache`: the folder where many images are kept as the study asks for them (`store`), by
+default beside the binding. Simulated hospitals that share a pool share its cache.
+
 A binding that names no labels is of unlabelled records, new patients of whom a model shall say something. It needs no
 `[split]` either: without one every record is a test record. A binding that names labels needs its split.
 """
@@ -24,6 +27,7 @@ from fedmodels.study import Strict
 
 ROW = "row"
 _VARIABLE = "$FEDMODELS_DATA"
+_CACHE = "image-cache"
 
 Text = Annotated[str, Meta(min_length=1)]
 Fraction = Annotated[float, Meta(gt=0.0, lt=1.0)]
@@ -79,6 +83,13 @@ class ImageColumns(RecordColumns, frozen=True, kw_only=True):
     """`[columns]` of the index of an image folder. file: path relative to the folder."""
 
     file: Text
+
+
+class DicomColumns(RecordColumns, frozen=True, kw_only=True):
+    """`[columns]` of a folder of DICOM files: keywords of tags. key: the tag by which `outcomes` lists its rows."""
+
+    patient: Text = "PatientID"
+    key: Text = "PatientID"
 
 
 class SeriesColumns(Strict, frozen=True):
@@ -163,11 +174,46 @@ class _Series(_Listed, frozen=True, kw_only=True):
         return self.outcomes is not None
 
 
+class DicomRules(Strict, frozen=True, kw_only=True):
+    """`[dicom]`: what becomes of the pixels of DICOM files.
+
+    values: `rescaled` are what the device measured (Hounsfield units of CT, otherwise mostly the stored numbers),
+    clipped to the study's `input.low` and `high`; `window` is what a radiologist sees, its black at `low` and its white
+    at `high`. window: centre and width instead of each file's own. frame: of files with several; `only` refuses them,
+    `all` makes each frame a record of its patient.
+    """
+
+    values: Literal["rescaled", "window"]
+    window: tuple[float, Annotated[float, Meta(gt=0.0)]] | None = None
+    frame: Literal["only", "first", "middle", "all"] = "only"
+
+    def __post_init__(self) -> None:
+        if self.window and self.values != "window":
+            raise ValueError('`dicom.window` needs `dicom.values = "window"`')
+
+
 class ImageFolder(_Rows, frozen=True, tag="image-folder", tag_field="kind", kw_only=True):
-    """Image files below the folder `path`, listed in the CSV `index`."""
+    """Image files below the folder `path`, listed in the CSV `index`. dicom: needed if some are DICOM."""
 
     index: Text
     columns: ImageColumns
+    dicom: DicomRules | None = None
+    cache: Text = _CACHE
+
+
+class DicomFolder(_Rows, frozen=True, tag="dicom-folder", tag_field="kind", kw_only=True):
+    """All DICOM files below the folder `path`: `columns`, `where` and `split.column` name their tags, by keyword.
+
+    outcomes: a CSV whose column `columns.key` has the values of the tag of that name (PatientID, StudyInstanceUID,
+    SOPInstanceUID, ...), each once; its other columns may be named as tags are. Files that it does not list are unused.
+    """
+
+    HOW_TO_LABEL = "name their tag, or their column in `outcomes`, as `label` under `[columns]`, and add a `[split]`"
+
+    columns: DicomColumns = DicomColumns()
+    dicom: DicomRules
+    outcomes: Text | None = None
+    cache: Text = _CACHE
 
 
 class ImageNpz(Common, frozen=True, tag="image-npz", tag_field="kind", kw_only=True):
@@ -182,6 +228,7 @@ class ImageNpz(Common, frozen=True, tag="image-npz", tag_field="kind", kw_only=T
     train: ArrayNames | None = None
     test: ArrayNames | None = None
     patient: Literal["row"] | None = None
+    cache: Text = _CACHE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -231,7 +278,8 @@ class TableCsv(_Rows, frozen=True, tag="table-csv", tag_field="kind", kw_only=Tr
     missing: tuple[str, ...] = ("",)
 
 
-RowBinding = ImageFolder | SeriesLong | SeriesPhysionet2012 | TextCsv | TableCsv
+ImageBinding = ImageFolder | DicomFolder | ImageNpz
+RowBinding = ImageFolder | DicomFolder | SeriesLong | SeriesPhysionet2012 | TextCsv | TableCsv
 DataBinding = RowBinding | ImageNpz
 
 
@@ -250,8 +298,8 @@ def read_binding(path: Path) -> DataBinding:
 
 
 def sources(binding: DataBinding) -> list[Path]:
-    """Every file or folder that the records are read from; the list of patients is not among them."""
-    paths = [Path(value) for key, value in _paths(binding) if key != "patients"]
+    """Every file or folder that the records are read from; not the list of patients, and no cache."""
+    paths = [Path(value) for key, value in _paths(binding) if key not in ("patients", "cache")]
     split: Split | None = getattr(binding, "split", None)
     return [*paths, Path(split.file)] if split is not None and split.file else paths
 
@@ -286,6 +334,6 @@ def data_root(environment: Mapping[str, str], working_directory: Path) -> Path:
 
 
 def _paths(binding: DataBinding) -> Iterator[tuple[str, str]]:
-    for key in ("path", "index", "outcomes", "patients"):
+    for key in ("path", "index", "outcomes", "patients", "cache"):
         if value := getattr(binding, key, ""):
             yield key, value

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fedmodels.data.store import Images
 from fedmodels.errors import DataError
 
 TRAIN, TEST = 0, 1
@@ -17,8 +18,9 @@ class Dataset:
     """n records of one site, already in the form that the study's input describes.
 
     patients: [n] strings, one patient may have several records; the unit of privacy and of every split.
-    x: images uint8 or float32 [n, channels, height, width] in raw pixel units; series float32 [n, steps, features];
-       text int32 [n, max_tokens] with 0 as padding; tables float32 [n, features].
+    x: images [n, channels, height, width] in raw pixel units, uint8, int16, uint16 or float32 (`fitting.stored_type`);
+       series float32 [n, steps, features]; text int32 [n, max_tokens] with 0 as padding; tables float32 [n, features].
+       Many images lie in a file and are read when they are needed: `numpy.asarray(data.take(rows).x)` for some of them.
     lengths: [n] int64 valid steps or tokens (>= 1) of series and text; None for images and tables.
     y: [n] int64 index into the study's labels; UNLABELLED throughout when the binding names no labels, which only a
        caller that asked for it (`load(..., labelled=False)`) ever meets.
@@ -26,15 +28,15 @@ class Dataset:
     """
 
     patients: npt.NDArray[np.str_]
-    x: npt.NDArray[np.generic]
+    x: Images
     y: npt.NDArray[np.int64]
     split: npt.NDArray[np.uint8]
     lengths: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.patients)
-        columns = [self.x, self.y, self.split] + ([] if self.lengths is None else [self.lengths])
-        if any(len(column) != count for column in columns):
+        lengths = [len(self.x), len(self.y), len(self.split), count if self.lengths is None else len(self.lengths)]
+        if any(length != count for length in lengths):
             raise DataError("the columns of the data set have different lengths", fix="report this adapter as a bug")
         seen: dict[str, int] = {}
         if any(seen.setdefault(p, s) != s for p, s in zip(self.patients.tolist(), self.split.tolist(), strict=True)):

@@ -1,123 +1,249 @@
-"""Images from a folder of files or from an NPZ, as uint8 [n, channels, height, width] in the study's size."""
+"""Images from an indexed folder, a folder of DICOM files or an NPZ: [n, channels, height, width] in the study's form.
 
-import zipfile
-from collections.abc import Sequence
+`fitting` says how one image gets there, `dicom` what its pixels mean, `store` where all of them are kept.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import BinaryIO
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from PIL import Image
+from PIL import Image, ImageOps
 
-from fedmodels.data.binding import ImageFolder, ImageNpz
+from fedmodels.data.apart import Apart
+from fedmodels.data.binding import DicomFolder, DicomRules, ImageBinding, ImageFolder, ImageNpz
 from fedmodels.data.csvfile import check_exists, read_csv, require
 from fedmodels.data.dataset import TEST, TRAIN, UNLABELLED, Dataset
-from fedmodels.data.records import label_index, rules_of, select
+from fedmodels.data.dicom import chosen_frames, frame_count, is_dicom, may_crash, read_frames, read_tags
+from fedmodels.data.dicomtags import read_folder
+from fedmodels.data.fitting import Values, fit, fit_picture, stored_type
+from fedmodels.data.npz import Array, Npz
+from fedmodels.data.records import Records, label_index, rules_of, select
+from fedmodels.data.store import Place, gather
+from fedmodels.data.unusable import Reason, Tally, Unusable
 from fedmodels.errors import DataError
 from fedmodels.study import ImageInput
 
-Pixels = npt.NDArray[np.uint8]
-Arrays = dict[str, npt.NDArray[np.generic]]
-
-# Anything with more than 8 bits per channel would be cut off silently by Pillow's conversion.
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+_GREY_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "F"})
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SIGNATURES = (_PNG, b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")
+_PNG_DEPTH, _PNG_COLOUR = 24, 25  # bytes of the header (PNG 1.2, section 11.2.2)
+_UNREADABLE = (OSError, ValueError, SyntaxError)
+
+
+@dataclass(frozen=True, repr=False)
+class _Source:
+    """The files of a data set. number: of each, from 1, for messages; place: what it counts; listing: where."""
+
+    paths: list[Path]
+    numbers: list[int]
+    place: str
+    listing: Path
 
 
 def read_image_folder(binding: ImageFolder, input_: ImageInput, labels: tuple[str, ...]) -> Dataset:
-    """The images that the index lists. One that is absent, unreadable or not 8 bits per channel is refused."""
+    """The images that the index lists: DICOM, PNG, JPEG, TIFF or BMP. Any that cannot be used is refused."""
     folder, index = Path(binding.path), Path(binding.index)
     check_exists(folder)
     frame = read_csv(index, binding.encoding)
     require(frame, [binding.columns.file], index)
     records = select(frame, rules_of(binding, binding.columns.patient, binding.columns.label, labels), index)
-    names: list[str] = frame[binding.columns.file].to_list()
-    x = np.empty((len(records.rows), input_.channels, input_.height, input_.width), dtype=np.uint8)
-    failed: list[int] = []
-    for position, row in enumerate(records.rows.tolist()):
-        try:
-            with Image.open(folder / names[row]) as image:
-                if image.mode not in _EIGHT_BIT_MODES:
-                    failed.append(row)
-                    continue
-                x[position] = _fit(image, input_)
-        except _UNREADABLE:
-            failed.append(row)
-    if failed:
-        raise DataError(
-            f"{len(failed)} of {len(x)} images are absent, unreadable or not 8 bits per channel; the first is listed "
-            f"in data row {failed[0] + 1}",
-            where=str(index),
-            fix="correct the column of files, or export the images as 8-bit PNG or JPEG",
-        )
-    return Dataset(records.patients, x, records.y, records.split)
+    names: list[str] = [frame[binding.columns.file][row] for row in records.rows.tolist()]
+    _check_owners(names, records, index)
+    source = _Source([folder / name for name in names], (records.rows + 1).tolist(), "data row", index)
+    counts = np.ones(len(names), dtype=np.int64)
+    if binding.dicom and binding.dicom.frame == "all":
+        counts = _count_frames(source)
+    return _from_files(source, records, counts, binding, input_)
+
+
+def read_dicom_folder(binding: DicomFolder, input_: ImageInput, labels: tuple[str, ...]) -> Dataset:
+    """All DICOM files of the folder that pass the filter; files are numbered in the order of their paths."""
+    folder = Path(binding.path)
+    paths, frame = read_folder(binding)
+    records = select(frame, rules_of(binding, binding.columns.patient, binding.columns.label, labels), folder)
+    positions = frame["\0file"].to_numpy()[records.rows]
+    source = _Source([paths[i] for i in positions], (positions + 1).tolist(), "file", folder)
+    _check_owners(frame["SOPInstanceUID"].to_numpy()[records.rows].tolist(), records, folder)
+    counts = frame["\0frames"].to_numpy()[records.rows]
+    if binding.dicom.frame != "all":
+        counts = np.ones_like(counts)
+    return _from_files(source, records, counts, binding, input_)
 
 
 def read_image_npz(binding: ImageNpz, input_: ImageInput, labels: tuple[str, ...]) -> Dataset:
     """The arrays that the binding names, train before test. Nothing in the file is ever unpickled."""
     path = Path(binding.path)
     parts = [(code, names) for code, names in ((TRAIN, binding.train), (TEST, binding.test)) if names]
-    arrays = _load_arrays(path, [name for _, names in parts for name in names if name])
-    images, raw, patients, split = [], [], [], []
+    npz = Npz(path, [name for _, names in parts for name in names if name])
+    raw, patients, split = [], [], []
     for code, names in parts:
-        x = _uniform(arrays[names[0]], names[0], input_, path)
-        images.append(x)
-        raw.extend(_codes(arrays[names[1]], names[1], len(x), path) if binding.labelled else [])
-        patients.extend(_codes(arrays[names[2]], names[2], len(x), path) if len(names) > 2 else [])
-        split.append(np.full(len(x), code, dtype=np.uint8))
-    pixels = np.concatenate(images)
+        count = _check_images(npz, names[0], path)
+        raw.extend(_codes(npz.whole(names[1]), names[1], count, path) if binding.labelled else [])
+        patients.extend(_codes(npz.whole(names[2]), names[2], count, path) if len(names) > 2 else [])
+        split.append(np.full(count, code, dtype=np.uint8))
+    total = sum(map(len, split))
     if binding.labelled:
         y = label_index(pl.Series(parts[0][1][1], raw, dtype=pl.String), binding.labels, labels, path)
     else:
-        y = np.full(len(pixels), UNLABELLED, dtype=np.int64)
-    people = patients or [str(row) for row in range(len(pixels))]
-    return Dataset(np.array(people, dtype=np.str_), pixels, y, np.concatenate(split))
+        y = np.full(total, UNLABELLED, dtype=np.int64)
+    people = patients or [str(row) for row in range(total)]
+    names_of_images = [names[0] for _, names in parts]
+    place = _place(binding, [_identity(path), *names_of_images])
+    x = gather(_fitted(npz, names_of_images, input_, path), total, input_, place)
+    return Dataset(np.array(people, dtype=np.str_), x, y, np.concatenate(split))
 
 
-def _load_arrays(path: Path, names: Sequence[str]) -> Arrays:
-    check_exists(path)
+def _from_files(
+    source: _Source,
+    records: Records,
+    counts: npt.NDArray[np.int64],
+    binding: ImageFolder | DicomFolder,
+    input_: ImageInput,
+) -> Dataset:
+    """counts: [n] images in each file."""
+    identities = [*map(_identity, source.paths), counts.tolist()]
+    images = _decoded(source, counts.tolist(), binding.dicom, input_)
+    x = gather(images, int(counts.sum()), input_, _place(binding, identities))
+    return Dataset(records.patients.repeat(counts), x, records.y.repeat(counts), records.split.repeat(counts))
+
+
+def _decoded(source: _Source, counts: list[int], rules: DicomRules | None, input_: ImageInput) -> Iterator[Values]:
+    """Every image in order; if some cannot be used, an error that counts all of them after the last."""
+    tally = Tally(source.place)
+    blank = np.zeros((input_.channels, input_.height, input_.width), stored_type(input_))
+    with Apart() as apart:
+        for path, number, count in zip(source.paths, source.numbers, counts, strict=True):
+            try:
+                yield from _read_file(path, count, rules, input_, apart)
+            except Unusable as unusable:
+                tally.add(unusable.reason, number)
+                yield from [blank] * count
+    tally.check(len(source.paths), source.listing)
+
+
+def _read_file(path: Path, count: int, rules: DicomRules | None, input_: ImageInput, apart: Apart) -> list[Values]:
+    """The `count` images of a file."""
+    if is_dicom(path):
+        if rules is None:
+            raise Unusable(Reason.NO_RULES)
+        read = apart.read_frames if may_crash(path) else read_frames
+        frames = read(path, rules, input_)
+    else:
+        frames = [_read_picture(path, input_)]
+    if len(frames) != count:
+        raise Unusable(Reason.DAMAGED)
+    return frames
+
+
+def _read_picture(path: Path, input_: ImageInput) -> Values:
+    """PNG, JPEG, TIFF or BMP, turned as its camera noted (Exif)."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError("holds one array, not an NPZ", where=str(path), fix="write it with numpy.savez")
-            if absent := [name for name in names if name not in archive.files]:
-                raise DataError(
-                    f"no array {', '.join(absent)}",
-                    where=str(path),
-                    fix=f"it has: {', '.join(archive.files)}; correct `train` and `test` in the data binding",
-                )
-            return {name: archive[name] for name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        raise DataError(
-            "is not an NPZ of plain arrays", where=str(path), fix="write it with numpy.savez, without Python objects"
-        ) from None
+        with path.open("rb") as file:
+            return _picture(file, file.read(_PNG_COLOUR + 1), input_)
+    except Image.DecompressionBombError:
+        raise Unusable(Reason.TOO_LARGE) from None
+    except _UNREADABLE:
+        raise Unusable(Reason.DAMAGED) from None
 
 
-def _uniform(array: npt.NDArray[np.generic], name: str, input_: ImageInput, path: Path) -> Pixels:
-    grey, colour = array.ndim == 3, array.ndim == 4 and array.shape[3] in (1, 3)
-    if array.dtype != np.uint8 or not (grey or colour):
+def _picture(file: BinaryIO, head: bytes, input_: ImageInput) -> Values:
+    if not head.startswith(_SIGNATURES):
+        raise Unusable(Reason.UNKNOWN)
+    # Pillow would cut 16-bit colours of a PNG off without saying so.
+    if head.startswith(_PNG) and head[_PNG_DEPTH:_PNG_COLOUR] > b"\x08" and head[_PNG_COLOUR:] != b"\x00":
+        raise Unusable(Reason.DEEP_COLOUR)
+    with Image.open(file, formats=_FORMATS) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in _EIGHT_BIT_MODES:
+            return fit_picture(upright, input_)
+        if upright.mode in _GREY_MODES:
+            return fit(np.asarray(upright), input_)
+        raise Unusable(Reason.DEEP_COLOUR)
+
+
+def _count_frames(source: _Source) -> npt.NDArray[np.int64]:
+    """Images in each file when every frame is one. What cannot be read is counted as one, and refused when decoded."""
+    counts = []
+    for path in source.paths:
+        try:
+            counts.append(len(chosen_frames(frame_count(read_tags(path, ["NumberOfFrames"])), _ALL)))
+        except Unusable:
+            counts.append(1)
+    return np.array(counts, dtype=np.int64)
+
+
+_ALL = DicomRules(values="rescaled", frame="all")
+
+
+def _check_owners(names: list[str], records: Records, where: Path) -> None:
+    """Refuse an image that is listed for several patients: what one of them is promised would depend on the other."""
+    owners: dict[str, str] = {}
+    shared = sum(owners.setdefault(n, p) != p for n, p in zip(names, records.patients.tolist(), strict=True) if n)
+    if shared:
         raise DataError(
-            f"array `{name}` is {array.dtype}{list(array.shape)}, not uint8 [images, height, width] or "
+            f"{shared} of {len(names)} records show an image that is another patient's, too",
+            where=str(where),
+            fix="every image must be of one patient, or privacy per patient means nothing",
+        )
+
+
+def _place(binding: ImageBinding, identities: Sequence[object]) -> Place:
+    rules = msgspec.json.encode(getattr(binding, "dicom", None), order="sorted")
+    versions = [metadata.version(name) for name in ("pillow", "pydicom", "python-gdcm")]
+    key = hashlib.sha256(rules + repr((versions, *identities)).encode()).digest()
+    return Place(Path(binding.cache), key)
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    if not path.exists():
+        return str(path), -1, -1
+    state = path.stat()
+    return str(path), state.st_size, state.st_mtime_ns
+
+
+def _check_images(npz: Npz, name: str, path: Path) -> int:
+    """The number of images in an array that is one of images."""
+    header = npz.headers[name]
+    grey, colour = len(header.shape) == 3, len(header.shape) == 4 and header.shape[3] in (1, 3)
+    if header.dtype.kind not in "uif" or not (grey or colour):
+        raise DataError(
+            f"array `{name}` is {header.dtype}{list(header.shape)}, not numbers [images, height, width] or "
             "[images, height, width, 1 or 3]",
             where=str(path),
-            fix="write 8-bit images, channels last",
+            fix="write images of integers or floating-point numbers, channels last",
         )
-    pixels: Pixels = array[..., None] if grey else array  # type: ignore[assignment]
-    if pixels.shape[1:] == (input_.height, input_.width, input_.channels):
-        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-    fitted = [_fit(Image.fromarray(image[..., 0] if image.shape[2] == 1 else image), input_) for image in pixels]
-    return np.stack(fitted) if fitted else np.empty((0, input_.channels, input_.height, input_.width), dtype=np.uint8)
+    return header.shape[0]
 
 
-def _fit(image: Image.Image, input_: ImageInput) -> Pixels:
-    """[channels, height, width] of one image, converted and then resized bilinearly where the study asks for it."""
-    converted = image.convert("L" if input_.channels == 1 else "RGB")
-    if converted.size != (input_.width, input_.height):
-        converted = converted.resize((input_.width, input_.height), Image.Resampling.BILINEAR)
-    return np.atleast_3d(np.asarray(converted, dtype=np.uint8)).transpose(2, 0, 1)
+def _fitted(npz: Npz, names: list[str], input_: ImageInput, path: Path) -> Iterator[Values]:
+    tally, number = Tally("image"), 0
+    for name in names:
+        for image in npz.rows(name):
+            number += 1
+            try:
+                yield _fit_array(image, input_)
+            except Unusable as unusable:
+                tally.add(unusable.reason, number)
+                yield np.zeros((input_.channels, input_.height, input_.width), stored_type(input_))
+    tally.check(number, path)
 
 
-def _codes(array: npt.NDArray[np.generic], name: str, count: int, path: Path) -> list[str]:
+def _fit_array(image: Array, input_: ImageInput) -> Values:
+    if not image.size:
+        raise Unusable(Reason.EMPTY)
+    return fit(np.ascontiguousarray(image), input_)
+
+
+def _codes(array: Array, name: str, count: int, path: Path) -> list[str]:
     """Labels or patients as text, one per image."""
     flat = array.reshape(-1)
     if flat.dtype.kind not in "iuU" or len(flat) != count:

@@ -1,6 +1,8 @@
 """`load`: a data binding and a study in, one `Dataset` out."""
 
+import os
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -8,6 +10,7 @@ import msgspec
 
 from fedmodels.data.binding import (
     DataBinding,
+    DicomFolder,
     ImageFolder,
     ImageNpz,
     SeriesLong,
@@ -19,7 +22,7 @@ from fedmodels.data.binding import (
 )
 from fedmodels.data.csvfile import check_exists
 from fedmodels.data.dataset import Dataset
-from fedmodels.data.images import read_image_folder, read_image_npz
+from fedmodels.data.images import read_dicom_folder, read_image_folder, read_image_npz
 from fedmodels.data.series import read_series
 from fedmodels.data.table import read_table
 from fedmodels.data.text import read_raw_texts, read_texts
@@ -100,11 +103,28 @@ def _key(pool: DataBinding, study: Described) -> bytes:
 
 
 def _state(path: Path) -> tuple[str, int, int, int]:
-    """Path, number of files, newest change and bytes in all of a file or folder."""
+    """Path, number of files, bytes in all, and a hash over name, size and time of each; within this process only."""
     check_exists(path)
-    files = [file.stat() for file in path.rglob("*")] if path.is_dir() else [path.stat()]
-    newest = max((file.st_mtime_ns for file in files), default=0)
-    return str(path), len(files), newest, sum(file.st_size for file in files)
+    count = size = mixed = 0
+    for name, state in _states(path):
+        count, size = count + 1, size + state.st_size
+        mixed ^= hash((name, state.st_size, state.st_mtime_ns))
+    return str(path), count, size, mixed
+
+
+def _states(path: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """The file itself, or all files below the folder in any order, several times faster than pathlib finds them."""
+    if not path.is_dir():
+        yield str(path), path.stat()
+        return
+    waiting = [str(path)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_file():
+                    yield entry.path, entry.stat()
 
 
 def _read(binding: DataBinding, study: Described, path: Path) -> Dataset:
@@ -112,6 +132,8 @@ def _read(binding: DataBinding, study: Described, path: Path) -> Dataset:
     match binding, study.input:
         case ImageFolder(), ImageInput():
             return read_image_folder(binding, study.input, labels)
+        case DicomFolder(), ImageInput():
+            return read_dicom_folder(binding, study.input, labels)
         case ImageNpz(), ImageInput():
             return read_image_npz(binding, study.input, labels)
         case SeriesLong() | SeriesPhysionet2012(), SeriesInput():

@@ -89,9 +89,9 @@ def train_linear(study: Study, parts: Parts) -> Predictor:
 def flat_features(study: Study, data: Dataset) -> npt.NDArray[np.float32]:
     """[n, features]: log(1 + count) of every token but padding for text, else all values of a record in a row."""
     if not isinstance(study.input, TextInput):
-        return data.x.reshape(len(data), -1).astype(np.float32)
+        return np.asarray(data.x).reshape(len(data), -1).astype(np.float32)
     size = study.input.vocabulary
-    flat = np.arange(len(data))[:, None] * size + data.x.astype(np.int64)
+    flat = np.arange(len(data))[:, None] * size + np.asarray(data.x).astype(np.int64)
     counts = np.bincount(flat.ravel(), minlength=len(data) * size).reshape(len(data), size)
     counts[:, 0] = 0
     return np.log1p(counts.astype(np.float32))
