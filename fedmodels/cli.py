@@ -221,6 +221,18 @@ def bench_round(
     command(as_json=json, quick=quick)
 
 
+@bench_app.command("images")
+def bench_images(
+    count: Annotated[int, typer.Option("--images", min=1, help="How many to make up.")] = 100_000,
+    dicom: Annotated[bool, typer.Option("--dicom", help="DICOM by its tags, not PNG by an index.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Memory and time for many images on disk."""
+    from simulations.benchmarks.images import images as command
+
+    command(count, "dicom" if dicom else "png", as_json=json)
+
+
 @bench_app.command("noise")
 def bench_noise(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
