@@ -20,6 +20,7 @@ from fedmodels.dp.gradients import PrivateOptimizer
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource
 from fedmodels.dp.sampling import PoissonSampler, SeededSource
+from fedmodels.models.augment import augmented
 from fedmodels.models.batches import to_tensors
 from fedmodels.models.losses import loss_fn
 from fedmodels.models.registry import build_model
@@ -53,7 +54,7 @@ class _Private:
         self._study, self._data, self._source, self._canaries = study, data, SecureSource(), canaries
         template = build_model(study)
         unflatten(template, start)
-        self._prepared = prepared = prepare(_laid_out(template, study))
+        self._prepared = prepared = prepare(_laid_out(template, study), study.training.augmentations)
         self._chunk = min(_SINGLE_PRECISION, physical_batch(prepared, *_one_record(study, data)))
         if canaries:
             canaries.attach(prepared)
@@ -125,14 +126,14 @@ def train_plain(study: Study, start: npt.NDArray[np.float32], data: Dataset, see
     optimizer = _optimizer(model, study.training)
     source = SeededSource(*seed)
     sampler = PoissonSampler(data.patients, study.training.batch_rate, _shares(study, data, len(data)))
-    total, count = 0.0, 0
+    total, count, chunk = 0.0, 0, max(1, _PLAIN_BATCH // study.training.augmentations)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))  # dropout
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))  # dropout, augmentation
         for _ in range(study.training.local_steps):
             rows = sampler.draw(source)
             optimizer.zero_grad()
-            for begin in range(0, len(rows), _PLAIN_BATCH):
-                total += _backward(model, study, data.take(rows[begin : begin + _PLAIN_BATCH]), 1.0 / len(rows))
+            for begin in range(0, len(rows), chunk):
+                total += _backward(model, study, data.take(rows[begin : begin + chunk]), 1.0 / len(rows))
             count += len(rows)
             if len(rows):
                 if study.training.gradient_norm:
@@ -142,12 +143,13 @@ def train_plain(study: Study, start: npt.NDArray[np.float32], data: Dataset, see
 
 
 def _backward(model: nn.Module, study: Study, batch: Dataset, scale: float = 1.0) -> float:
-    """Gradients of scale * (sum of the records' losses); returns the sum itself."""
+    """Gradients of scale * (sum of the records' losses, each the mean over its copies); returns the sum itself."""
     x, lengths = to_tensors(batch, study.input)
-    if isinstance(study.input, ImageInput):
-        x = x.contiguous(memory_format=torch.channels_last)
     training = study.training
-    loss = loss_fn(training.class_weights, "sum", training.focal_gamma)(model(x, lengths), torch.from_numpy(batch.y))
+    if isinstance(study.input, ImageInput):
+        x = augmented(x, training).contiguous(memory_format=torch.channels_last)
+    y = torch.from_numpy(batch.y).repeat_interleave(training.augmentations)
+    loss = loss_fn(training.class_weights, "sum", training.focal_gamma)(model(x, lengths), y) / training.augmentations
     (loss * scale).backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
@@ -160,9 +162,9 @@ def _laid_out(model: nn.Module, study: Study) -> nn.Module:
 
 
 def _one_record(study: Study, data: Dataset) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A batch of one record of zeros, in the shape of the data."""
+    """A batch of one record of zeros with all its copies, in the shape of the data."""
     x, lengths = to_tensors(data.take(np.arange(0)), study.input)
-    return x.new_zeros(1, *x.shape[1:]), None if lengths is None else lengths.new_ones(1)
+    return x.new_zeros(study.training.augmentations, *x.shape[1:]), None if lengths is None else lengths.new_ones(1)
 
 
 def _shares(study: Study, data: Dataset, count: int) -> npt.NDArray[np.float64] | None:

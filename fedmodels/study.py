@@ -151,6 +151,8 @@ class Training(Strict, frozen=True):
     which patients of each label are in a batch, one of them 1; empty = all 1.
     proximal: FedProx's mu, which holds local steps near the round's model; 0 = none. personal: layers that never leave
     a hospital and are trained there alone: the normalisation (FedBN) or the last layer (FedPer).
+    augment: random changes of images before every step. augmentations: copies of a record in a step, each changed
+    differently, whose mean gradient counts as the record's, also under the clip (De et al. 2022).
     gradient_norm: bound on a batch gradient's norm where no privacy clip does it (exploding gradients); 0 = none.
     """
 
@@ -170,6 +172,8 @@ class Training(Strict, frozen=True):
     class_rates: tuple[Probability, ...] = ()
     proximal: NonNegative = 0.0
     personal: Literal["none", "norm", "head"] = "none"
+    augment: tuple[Literal["flip", "shift", "brightness"], ...] = ()
+    augmentations: Annotated[int, Meta(ge=1, le=64)] = 1
     seed: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
 
 
@@ -246,6 +250,10 @@ class Study(Strict, frozen=True):
                 raise ValueError(f"`training.{key}` needs one number per label")
         if self.training.class_rates and max(self.training.class_rates) != 1.0:
             raise ValueError("the largest of `training.class_rates` must be 1: `training.batch_rate` is its rate")
+        if self.training.augment and not isinstance(self.input, ImageInput):
+            raise ValueError("`training.augment` changes images, which this study does not have")
+        if self.training.augmentations > 1 and not self.training.augment:
+            raise ValueError("several `training.augmentations` need `training.augment`, or all copies are the same")
         least, colluding = self.federation.min_contributors, self.privacy.max_colluding
         if least - colluding < 2:
             raise ValueError(

@@ -106,6 +106,9 @@ class Single:
     def records(self) -> int:
         return len(self.columns)
 
+    def grouped(self, copies: int) -> Entry:
+        raise PrivacyError(f"a canary has one gradient, not {copies} to be averaged")
+
     def squared_norms(self) -> Tensor:
         return self.values.double().square()
 

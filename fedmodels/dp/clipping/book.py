@@ -44,9 +44,9 @@ class Book:
     that ran twice, a batch whose first dimension was not the model's.
     """
 
-    def __init__(self, names: dict[Tensor, str]) -> None:
-        """names: the trainable parameters."""
-        self.names = names
+    def __init__(self, names: dict[Tensor, str], copies: int = 1) -> None:
+        """names: the trainable parameters. copies: adjacent rows of a batch that are one record, see `prepare`."""
+        self.names, self.copies = names, copies
         self.sums: dict[Tensor, Tensor] = {}  # a parameter without any record has none
         self._anchor = torch.zeros((), requires_grad=True)
         self._entries: dict[Tensor, Entry] = {}
@@ -66,6 +66,12 @@ class Book:
             raise PrivacyError("the number of records is unknown: the model was given no tensor", where="model")
         first = inputs[0]
         self._records = int(first.batch_sizes[0]) if isinstance(first, PackedSequence) else len(first)
+        if self._records % self.copies:
+            raise PrivacyError(
+                f"a batch of {self._records} is not made of records with {self.copies} copies each",
+                where="model",
+                fix="give the model all copies of a record one after the other",
+            )
 
     def apply(self, operation: Operation, *inputs: Tensor) -> Tensors:
         """The operation's outputs, differentiable; its entries come to this book in the backward pass."""
@@ -77,9 +83,13 @@ class Book:
     def write_for(self, records: int, entries: list[Entry]) -> None:
         """Write entries of so many records that no model was given: those of an audit (`fedmodels.dp.canaries`)."""
         self._records = records
-        self.write(entries)
+        self._keep(entries, 1)
 
     def write(self, entries: list[Entry]) -> None:
+        """Keep the entries of one layer, those of a record's copies added up."""
+        self._keep(entries, self.copies)
+
+    def _keep(self, entries: list[Entry], copies: int) -> None:
         for entry in entries:
             name = self.names.get(entry.parameter)
             if name is None or entry.parameter in self._entries:
@@ -94,7 +104,7 @@ class Book:
                     where=name,
                     fix="keep records in the first dimension (or say `batch_first`) all through the model",
                 )
-            self._entries[entry.parameter] = entry
+            self._entries[entry.parameter] = entry if copies == 1 else entry.grouped(copies)
 
     @torch.no_grad()
     def norms(self) -> Tensor:

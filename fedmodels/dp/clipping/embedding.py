@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedmodels.dp.clipping.book import Book, Gradients, Tensors
-from fedmodels.dp.clipping.entries import Entry, plus, squares
+from fedmodels.dp.clipping.entries import Entry, merged, plus, squares
 from fedmodels.errors import PrivacyError
 
 
@@ -27,6 +27,9 @@ class Rows:
     @property
     def records(self) -> int:
         return len(self.ids)
+
+    def grouped(self, copies: int) -> "Rows":
+        return replace(self, ids=merged(self.ids, copies), outputs=merged(self.outputs, copies))
 
     def squared_norms(self) -> Tensor:
         """A record's gradients of equal ids add up before they are squared; most ids occur once."""

@@ -19,6 +19,10 @@ class Entry(Protocol):
     @property
     def records(self) -> int: ...
 
+    def grouped(self, copies: int) -> "Entry":
+        """The same for n / copies records: the gradient of each is the sum over so many adjacent ones of these."""
+        ...
+
     def squared_norms(self) -> Tensor:
         """[n] float64; not finite where a gradient is not, or its squares overflow the parameter's type."""
         ...
@@ -42,6 +46,11 @@ def squares(values: Tensor) -> Tensor:
     return total
 
 
+def merged(values: Tensor, copies: int) -> Tensor:
+    """[n / copies, copies * t, ...] of values [n, t, ...]: adjacent records become one with all their positions."""
+    return values.reshape(len(values) // copies, copies * values.shape[1], *values.shape[2:])
+
+
 def plus(total: Tensor | None, value: Tensor) -> Tensor:
     """total + value in the memory of total; value itself where there is no total yet."""
     return value if total is None else total.add_(value)
@@ -60,6 +69,9 @@ class PerRecord:
     @property
     def records(self) -> int:
         return len(self.gradients)
+
+    def grouped(self, copies: int) -> "PerRecord":
+        return replace(self, gradients=merged(self.gradients[:, None], copies).sum(1))
 
     def squared_norms(self) -> Tensor:
         return squares(self.gradients)
@@ -88,6 +100,10 @@ class Outer:
     @property
     def records(self) -> int:
         return len(self.inputs)
+
+    def grouped(self, copies: int) -> Entry:
+        """The copies are further positions of their record."""
+        return matrix_entry(self.parameter, merged(self.inputs, copies), merged(self.outputs, copies))
 
     def squared_norms(self) -> Tensor:
         steps = self.inputs.shape[1]

@@ -12,9 +12,9 @@ _MOST = 1024
 def physical_batch(prepared: Prepared, *one: Tensor | None) -> int:
     """Records per pass that need about a GiB beside weights and sums; at least 1, at most 1024.
 
-    one: the model's inputs for a batch of one record, of any valid values. What its forward pass saves for the backward
-    pass is counted twice (gradients of activations), and per-record gradients of all but dense layers and embeddings,
-    which are never made for one position.
+    one: the model's inputs for a batch of one record with all its copies, of any valid values. What its forward pass
+    saves for the backward pass is counted twice (gradients of activations), and for each copy the gradients of all but
+    dense layers and embeddings, which are never made for one position.
     """
     saved: dict[int, int] = {}
     weights = {p.untyped_storage().data_ptr() for p in prepared.model.parameters()}
@@ -28,7 +28,7 @@ def physical_batch(prepared: Prepared, *one: Tensor | None) -> int:
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         kept = prepared.model(*one)  # alive while it is counted: a freed storage's address is used again
     del kept
-    made = sum(
+    made = prepared.book.copies * sum(
         p.numel() * p.element_size()
         for layer in prepared.model.modules()
         if not isinstance(layer, nn.Linear | nn.Embedding)
