@@ -1,6 +1,7 @@
 """Which DICOM files a folder holds, and what their tags say: a row per file, with the tags that the binding names only.
 
-A folder is an export: every file in it is expected to be DICOM, but for `DICOMDIR` and names that begin with a dot.
+A folder is an export: every file in it is expected to be DICOM, but for `DICOMDIR`, names that begin with a dot, and
+what belongs to the binding.
 """
 
 import os
@@ -26,7 +27,7 @@ def read_folder(binding: DicomFolder) -> tuple[list[Path], pl.DataFrame]:
     """
     folder = Path(binding.path)
     check_exists(folder)
-    paths = [path for path in _files(folder) if path.name != "DICOMDIR" and not path.name.startswith(".")]
+    paths = _files(folder, binding)
     if not paths:
         raise DataError("the folder is empty", where=str(folder), fix="check `path` in the data binding")
     outcomes = _outcomes(binding)
@@ -38,9 +39,13 @@ def read_folder(binding: DicomFolder) -> tuple[list[Path], pl.DataFrame]:
     return paths, frame if outcomes is None else _joined(frame, outcomes, binding)
 
 
-def _files(folder: Path) -> list[Path]:
-    found = [Path(base) / name for base, _, names in os.walk(folder) for name in names]
-    return sorted(found)
+def _files(folder: Path, binding: DicomFolder) -> list[Path]:
+    own = {binding.outcomes, binding.patients, binding.split.file if binding.split else ""}
+    found = []
+    for base, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if str(Path(base) / name) != binding.cache]
+        found += [Path(base) / name for name in names if name != "DICOMDIR" and not name.startswith(".")]
+    return sorted(path for path in found if path.suffix != ".toml" and str(path) not in own)
 
 
 def _named(binding: DicomFolder) -> list[str]:

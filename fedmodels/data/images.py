@@ -35,6 +35,7 @@ _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", 
 _GREY_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "F"})
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SIGNATURES = (_PNG, b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")
+_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 _PNG_DEPTH, _PNG_COLOUR = 24, 25  # bytes of the header (PNG 1.2, section 11.2.2)
 _UNREADABLE = (OSError, ValueError, SyntaxError)
 
@@ -158,10 +159,12 @@ def _read_picture(path: Path, input_: ImageInput) -> Values:
 def _picture(file: BinaryIO, head: bytes, input_: ImageInput) -> Values:
     if not head.startswith(_SIGNATURES):
         raise Unusable(Reason.UNKNOWN)
-    # Pillow would cut 16-bit colours of a PNG off without saying so.
+    # Pillow would cut 16-bit colours of PNG and TIFF off without saying so.
     if head.startswith(_PNG) and head[_PNG_DEPTH:_PNG_COLOUR] > b"\x08" and head[_PNG_COLOUR:] != b"\x00":
         raise Unusable(Reason.DEEP_COLOUR)
     with Image.open(file, formats=_FORMATS) as image:
+        if np.max(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, 8)) > 8 and image.mode in _EIGHT_BIT_MODES:
+            raise Unusable(Reason.DEEP_COLOUR)
         upright = ImageOps.exif_transpose(image)
         if upright.mode in _EIGHT_BIT_MODES:
             return fit_picture(upright, input_)

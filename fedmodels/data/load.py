@@ -98,21 +98,25 @@ def _listed(binding: DataBinding) -> frozenset[str]:
 
 
 def _key(pool: DataBinding, study: Described) -> bytes:
-    states = [_state(path) for path in sources(pool)]
+    cache = getattr(pool, "cache", "")
+    states = [_state(path, cache) for path in sources(pool)]
     return msgspec.json.encode((pool, study.input, study.study.labels, states), order="sorted")
 
 
-def _state(path: Path) -> tuple[str, int, int, int]:
-    """Path, number of files, bytes in all, and a hash over name, size and time of each; within this process only."""
+def _state(path: Path, cache: str) -> tuple[str, int, int, int]:
+    """Path, number of files, bytes in all, and a hash over name, size and time of each; within this process only.
+
+    cache: a folder that is left out, since it changes with what is read here.
+    """
     check_exists(path)
     count = size = mixed = 0
-    for name, state in _states(path):
+    for name, state in _states(path, cache):
         count, size = count + 1, size + state.st_size
         mixed ^= hash((name, state.st_size, state.st_mtime_ns))
     return str(path), count, size, mixed
 
 
-def _states(path: Path) -> Iterator[tuple[str, os.stat_result]]:
+def _states(path: Path, cache: str) -> Iterator[tuple[str, os.stat_result]]:
     """The file itself, or all files below the folder in any order, several times faster than pathlib finds them."""
     if not path.is_dir():
         yield str(path), path.stat()
@@ -122,7 +126,7 @@ def _states(path: Path) -> Iterator[tuple[str, os.stat_result]]:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
+                    waiting += [] if entry.path == cache else [entry.path]
                 elif entry.is_file():
                     yield entry.path, entry.stat()
 

@@ -91,7 +91,7 @@ def gather(images: Iterable[Values], count: int, input_: ImageInput, place: Plac
     size = count * prod(shape) * kind.itemsize
     if size <= _IN_MEMORY:
         whole = np.empty((count, *shape), dtype=kind)
-        for position, image in enumerate(images):
+        for position, image in zip(range(count), images, strict=True):
             whole[position] = image
         return whole
     identity = hashlib.sha256(repr((shape, kind.str, input_.low, input_.high)).encode() + place.key).hexdigest()
@@ -100,7 +100,7 @@ def gather(images: Iterable[Values], count: int, input_: ImageInput, place: Plac
         if not _is_whole(path, size):
             with _only_writer(place.folder):
                 if not _is_whole(path, size):
-                    _write(path, images, size)
+                    _write(path, (image for _, image in zip(range(count), images, strict=True)), size)
         os.utime(path)
         return StoredImages(_File(path, shape, kind), np.arange(count))
     except OSError as error:

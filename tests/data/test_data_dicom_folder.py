@@ -48,6 +48,7 @@ STANDARD = [
 def test_tags_say_who_what_and_which_split_in_the_order_of_paths(tmp_path):
     export(tmp_path, *STANDARD)
     (tmp_path / "export" / "DICOMDIR").write_bytes(b"an index")
+    (tmp_path / "export" / "data.toml").write_text("# a binding")
     (tmp_path / "export" / ".DS_Store").write_bytes(b"a desktop's")
     data = read(tmp_path, INPUT, TAGS)
     assert data.patients.tolist() == ["p", "p", "q"]
@@ -79,7 +80,8 @@ def test_a_table_says_what_is_found_by_patient_or_study(tmp_path, key, values):
         f"{v},{'disease' if n else 'absent'},{'test' if v in ('q', '1.2.200') else 'train'}\n"
         for n, v in enumerate(values)
     )
-    data = read(tmp_path, INPUT, TABLE.replace("KEY", key), outcomes__csv=f"{key},finding,part\n" + rows)
+    (tmp_path / "export" / "findings.csv").write_text(f"{key},finding,part\n" + rows)
+    data = read(tmp_path, INPUT, TABLE.replace("KEY", key).replace("outcomes.csv", "export/findings.csv"))
     assert data.patients.tolist() == ["p", "p", "q"], "the file that no row lists is unused"
     assert data.y.tolist() == ([0, 0, 1] if key == "PatientID" else [0, 1, 1])
     assert data.split.tolist() == [TRAIN, TRAIN, TEST]

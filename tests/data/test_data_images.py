@@ -160,9 +160,13 @@ def test_16_bit_pictures_keep_their_bits_where_the_studys_range_has_room(tmp_pat
     assert np.array_equal(data.x[0, 0], PIXELS[0])
 
 
-def test_16_bit_colours_are_refused_rather_than_cut_off(tmp_path):
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_16_bit_colours_are_refused_rather_than_cut_off(tmp_path, kind):
     _folder(tmp_path, Image.fromarray(PIXELS[1]))
-    (tmp_path / "images" / "sub" / "b.png").write_bytes(deep_colour_png())
+    content = deep_colour_png() if kind == "png" else deep_colour_tiff()
+    (tmp_path / "images" / "sub" / "b.png").write_bytes(content)
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.mode == "RGB", "the control: Pillow reads it, with 8 bits"
     with pytest.raises(DataError, match="1 in colour with more than 8 bits"):
         read(tmp_path, COLOUR, FOLDER, index__csv=INDEX)
 
@@ -176,6 +180,15 @@ def deep_colour_png():
     header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
     pixels = zlib.compress(b"\0" + struct.pack(">6H", 1, 2, 3, 60000, 5, 6))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def deep_colour_tiff():
+    tags = [(256, 4, 2), (257, 4, 1), (258, 3, 146), (259, 3, 1), (262, 3, 2), (273, 4, 134), (277, 3, 3), (278, 4, 1),
+            (279, 4, 12), (284, 3, 1)]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, kind, 3 if tag == 258 else 1, value) for tag, kind, value in tags)
+    header = struct.pack("<2sHI", b"II", 42, 8) + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    assert len(header) == 134
+    return header + struct.pack("<6H", 1, 2, 3, 60000, 5, 6) + struct.pack("<3H", 16, 16, 16)
 
 
 def test_arrays_of_any_number_type_come_in_the_type_of_the_studys_range(tmp_path):

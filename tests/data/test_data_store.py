@@ -168,6 +168,19 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_are_told_before_decodin
     assert not decoded
 
 
+def test_a_cache_inside_the_folder_of_images_is_no_part_of_it(tmp_path, decoded):
+    path = folder(tmp_path)
+    path.write_text(
+        path.read_text().replace('path = "images"', f'path = "{tmp_path}"').replace("[columns]", "[columns]\n")
+    )
+    index = tmp_path / "index.csv"
+    index.write_text(
+        "\n".join(line if n == 0 else f"images/{line}" for n, line in enumerate(index.read_text().splitlines()))
+    )
+    first = load(path, study_of(INPUT))
+    assert load(path, study_of(INPUT)) is first
+
+
 def test_simulated_hospitals_that_share_a_pool_share_its_cache(tmp_path, decoded):
     from fedmodels.data.binding import read_binding
 
