@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from data_files import read, read_unlabelled
+from data_files import read, read_unlabelled, study_of
 from dicom_files import SHIPPED, write_dicom
 
+from fedmodels.data.checks.source import read_source
 from fedmodels.data.dataset import TEST, TRAIN
 from fedmodels.errors import DataError, FileError
 from fedmodels.study import ImageInput
@@ -129,6 +130,7 @@ def test_the_index_of_a_folder_may_list_dicom_files_among_others(tmp_path):
     data = read(tmp_path, INPUT, binding, index__csv=index)
     assert data.patients.tolist() == ["p", "r", "r", "q"]
     assert data.x[:, 0, 0, 0].tolist() == [100, 7, 8, 200]
+    assert len(read_source(tmp_path / "data.toml", study_of(INPUT), data).rows) == 4, "for `data check`"
     write_dicom(tmp_path / "export" / "m", None)
     with pytest.raises(DataError, match=r"1 absent \(data row 1\); 1 DICOM without pixels \(data row 2\)"):
         read(tmp_path, INPUT, binding, index__csv=index.replace("a/1", "a/7"))

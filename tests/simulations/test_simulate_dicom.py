@@ -9,6 +9,8 @@ from dicom_files import write_dicom
 
 from fedmodels.data import load as loading
 from fedmodels.data import store
+from fedmodels.data.checks.run import examine
+from fedmodels.study import parse_study
 from simulations.commands import Conditions, simulate
 
 STUDY = """\
@@ -66,5 +68,9 @@ def test_a_private_study_on_dicom_files_kept_on_disk(tmp_path: Path, monkeypatch
     simulate("study.toml", Path("out"), sites, None, Conditions(), ())
     result = json.loads(Path("out/result.json").read_text())
     assert result["rounds_completed"] == 2
+    examined = examine(tmp_path / "site-0" / "data.toml", parse_study(STUDY), lambda *_: None)
+    assert {finding.name for finding in examined.findings} >= {"blank images"}, (
+        "`data check` reads images from the disk"
+    )
     assert len(list(tmp_path.glob("site-*/image-cache/*.images"))) == 3
     assert not list(tmp_path.glob("out/**/*.images")), "simulated hospitals use the caches beside the bindings"

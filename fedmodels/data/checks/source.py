@@ -72,7 +72,7 @@ def read_source(binding_path: Path, study: Study, data: Dataset) -> Source:
             source = _table(binding, study.input, study.study.labels)
         case TextCsv(), _:
             source = _texts(binding, study.study.labels)
-        case ImageFolder(), _:
+        case ImageFolder(), _ if not (binding.dicom and binding.dicom.frame == "all"):  # else files are not records
             source = _images(binding, study.study.labels)
         case SeriesLong() | SeriesPhysionet2012(), SeriesInput():
             return _series(binding, study.input, data)

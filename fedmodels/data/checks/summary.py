@@ -45,10 +45,10 @@ class Summary:
 def elements_of(data: Dataset, input_: Input) -> Ragged:
     """The set that stands for each record of a text or a series; see `sketches`."""
     if isinstance(input_, SeriesInput):
-        return series_elements(data.x, len(input_.variables))
+        return series_elements(np.asarray(data.x), len(input_.variables))
     if data.lengths is None:
         raise ValueError("only texts and series have elements")
-    return text_elements(data.x, data.lengths)
+    return text_elements(np.asarray(data.x), data.lengths)
 
 
 def summarise(subject: Subject) -> Summary:
@@ -62,7 +62,7 @@ def summarise(subject: Subject) -> Summary:
         digests[part] = _digests(block)
         columns[part] = _columns(block, input_)
         if isinstance(input_, ImageInput):
-            spectra.append(frequencies(block.x))
+            spectra.append(frequencies(np.asarray(block.x)))
         elif not isinstance(input_, TableInput):
             sketches.append(signatures(elements_of(block, input_)))
     predictors = [Predictor(of, kind, columns[:, number]) for number, (of, kind) in enumerate(names)]
@@ -109,7 +109,7 @@ def _names(input_: Input) -> Iterator[tuple[str, Kind]]:
 def _columns(block: Dataset, input_: Input) -> npt.NDArray[np.float32]:
     match input_:
         case ImageInput():
-            return image_statistics(block.x)
+            return image_statistics(np.asarray(block.x))
         case TextInput():
             return np.asarray(block.lengths, dtype=np.float32)[:, None]
         case SeriesInput():
