@@ -54,12 +54,14 @@ def constants(subject: Subject, found: Sequence[Marginal]) -> Iterator[Finding]:
     few = [m for m in varying if m.distinct > 1 and m.other < _NEARLY * m.measured]
     nearly = [f"{m.name} ({m.other} of {m.measured:,} differ)" for m in few]
     if constant or nearly:
-        said = [f"the same for everybody: {listed(constant)}"] if constant else []
-        said += [f"the same for more than 99.5 %: {listed(nearly)}"] if nearly else []
+        told = [f"the same for everybody: {listed(constant)}"] if constant else []
+        told += [f"the same for more than 99.5 %: {listed(nearly)}"] if nearly else []
         do = "check the export: a default may have taken the place of the value, or of `not known`"
-        yield Finding("constant", "warn", "; ".join(said), do, {"constant": len(constant), "nearly": len(nearly)})
+        yield Finding("constant", "warn", "; ".join(told), do, {"constant": len(constant), "nearly": len(nearly)})
     else:
-        yield Finding("constant", "ok", "every input varies, but for those by which the records are chosen")
+        chosen = any(marginal.name in subject.source.chosen for marginal in found)
+        said = "every input varies" + (", but for what the records are chosen by" if chosen else "")
+        yield Finding("constant", "ok", said)
 
 
 def categories(subject: Subject, found: Sequence[Marginal]) -> Iterator[Finding]:
@@ -109,9 +111,8 @@ def ranges(subject: Subject, summary: Summary, found: Sequence[Marginal]) -> Ite
         most = max(numeric, key=lambda marginal: marginal.below + marginal.above)
         said = "no value is outside its public range"
         if most.below + most.above:
-            said = (
-                f"at most {share(most.below + most.above, 1)} of any input are outside its public range ({most.name})"
-            )
+            part = share(most.below + most.above, 1)
+            said = f"at most {part} of the values of an input are outside its public range ({most.name})"
         yield Finding("ranges", "ok", said, numbers=numbers)
     yield from _sentinels(subject, summary, [by_name[marginal.name] for marginal in numeric])
 
