@@ -140,6 +140,20 @@ def test_doctor_prints_counts_and_no_patient(site: Site) -> None:
     assert "training patients: healthy" in said
 
 
+def test_faults_of_the_records_are_told_in_a_few_lines_with_the_command_that_tells_all(site: Site) -> None:
+    table = site.directory.parents[1] / "cohort" / "hospital-01" / "table.csv"
+    head, *rows = table.read_text().splitlines()
+    copies = [f"copy-{number},{row.partition(',')[2]}" for number, row in enumerate(rows)]
+    table.write_text("\n".join([head, *rows, *copies]) + "\n")
+    told = {check.what: check for check in states(site).values() if check.what.startswith("data")}
+    assert told["data: duplicates"].state == "warn"
+    assert 3 <= len(told) <= 5
+    assert "approved/study.toml" in told["data check"].do
+    said = json.dumps([check.found + check.do for check in told.values()])
+    assert "copy-" not in said
+    assert rows[0].split(",")[0] not in said
+
+
 def test_a_wrong_version_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client.doctor.importlib.metadata.version", lambda name: "1.40.0")
     assert ("versions", "fail") in bad(site)

@@ -115,3 +115,16 @@ def test_a_column_that_the_binding_reads_as_the_label_must_not_be_an_input():
     bound = table(source=Source(np.arange(1, 201), bound=frozenset({"a", "who"})))
     assert bad(bound)["leakage: bound columns"] == "fail"
     assert "`a`" not in found(bound)["leakage"].what
+
+
+def test_a_category_of_which_many_values_mean_the_label_is_found_as_a_whole():
+    codes = tuple(f"I{number}" for number in range(10))
+    input_ = TableInput((Column("finding", "category", values=codes),))
+    cells = np.random.default_rng(11).integers(0, 5, 400) + 5 * Y
+    x = np.zeros((400, 11), dtype=np.float32)
+    x[np.arange(400), cells] = 1
+    said = found(subject(input_, x))["leakage"]
+    assert (said.verdict, "label: finding: AUROC" in said.what) == ("fail", True)
+    x = np.zeros((400, 11), dtype=np.float32)
+    x[np.arange(400), np.random.default_rng(12).integers(0, 10, 400)] = 1
+    assert found(subject(input_, x))["leakage"].numbers["auroc"] < 0.65

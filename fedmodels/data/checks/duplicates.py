@@ -24,12 +24,11 @@ SHORT_TEXT = 10
 
 def labels_of_patients(subject: Subject) -> Iterator[Finding]:
     """Patients who have records of different labels."""
-    if len(subject.first) == len(subject.data):
+    if len(subject.one_each) == len(subject.data):
         return
     pairs = np.unique(np.column_stack([subject.person, subject.data.y]), axis=0)[:, 0]
-    people = pairs[1:][pairs[1:] == pairs[:-1]]
-    both = np.unique(people)
-    total = len(subject.first)
+    both = np.unique(pairs[1:][pairs[1:] == pairs[:-1]])
+    total, torn = len(subject.one_each), set(both.tolist())
     if not len(both):
         yield Finding("labels of patients", "ok", "no patient has two labels")
         return
@@ -39,7 +38,7 @@ def labels_of_patients(subject: Subject) -> Iterator[Finding]:
         f"{len(both):,} of {total:,} patients ({share(len(both), total)}) have records of different labels",
         "right if a label belongs to a record (a visit, an image); if it belongs to the patient, correct the export",
         {"patients": len(both)},
-        [np.flatnonzero(subject.person == person) for person in both],
+        [group for group in _grouped(subject.person.astype(np.uint64)) if subject.person[group[0]] in torn],
     )
 
 
@@ -173,8 +172,9 @@ def merged(groups: Groups, count: int) -> list[npt.NDArray[np.int64]]:
 def _grouped(keys: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.int64]]:
     """Positions of every key that occurs more than once."""
     order = np.argsort(keys, kind="stable")
-    edges = np.flatnonzero(keys[order][1:] != keys[order][:-1]) + 1
-    return [np.sort(group).astype(np.int64) for group in np.split(order, edges) if len(group) > 1]
+    edges = np.flatnonzero(np.concatenate([[True], keys[order][1:] != keys[order][:-1], [True]]))
+    several = np.flatnonzero(np.diff(edges) > 1)
+    return [order[edges[number] : edges[number + 1]].astype(np.int64) for number in several]
 
 
 def _table_codes(subject: Subject) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ from fedmodels.data.checks.statistics import FALSE_ALARM
 Bits = npt.NDArray[np.uint64]
 
 _SAMPLE = 200_000
-_TILE = 1 << 10
+_ROWS, _COLUMNS = 16, 4096  # a tile of them stays in the processor's cache
 _MOST = 1_000_000
 
 
@@ -65,22 +65,29 @@ def radius(bits: Bits) -> int:
 def pairs_within(bits: Bits, limit: int, progress: Callable[[int, int], None]) -> npt.NDArray[np.int64]:
     """[pairs, 2] rows i < j at most `limit` apart, at most a million of them, in bounded memory.
 
-    All pairs are compared: 5e9 for 100,000 pictures.
+    All pairs are compared, 5e9 for 100,000 pictures, but most by the first half of their bits alone: where that is
+    further apart than `limit`, so is the whole.
     """
-    count, words = bits.shape
-    columns = np.ascontiguousarray(bits.T)
+    half = -(-bits.shape[1] // 2)
+    columns = np.ascontiguousarray(bits.T[:half])
     found, total = [np.empty((0, 2), dtype=np.int64)], 0
-    for start in range(0, count, _TILE):
-        rows = columns[:, start : start + _TILE, None]
-        for other in range(start, count, _TILE):
-            part = columns[:, None, other : other + _TILE]
-            apart = np.bitwise_count(rows[0] ^ part[0]).astype(np.uint16)
-            for word in range(1, words):
-                apart += np.bitwise_count(rows[word] ^ part[word])
-            near = np.argwhere(apart <= limit) + np.array([start, other])
-            found.append(near[near[:, 0] < near[:, 1]])
+    for start in range(0, len(bits), _ROWS):
+        rows = columns[:, start : start + _ROWS, None]
+        for other in range(start, len(bits), _COLUMNS):
+            apart = _apart(rows, columns[:, None, other : other + _COLUMNS])
+            near = np.argwhere(apart <= limit) + np.array([start, other]) if (apart <= limit).any() else found[0]
+            near = near[near[:, 0] < near[:, 1]]
+            found.append(near[distances(bits[near[:, 0]], bits[near[:, 1]]) <= limit])
             total += len(found[-1])
-        progress(min(start + _TILE, count), count)
+        progress(min(start + _ROWS, len(bits)), len(bits))
         if total > _MOST:
             break
-    return np.concatenate(found).astype(np.int64)[:_MOST]
+    return np.concatenate(found)[:_MOST]
+
+
+def _apart(rows: Bits, columns: Bits) -> npt.NDArray[np.uint16]:
+    """[rows, columns] distances of [words, rows, 1] and [words, 1, columns]."""
+    apart = np.bitwise_count(rows[0] ^ columns[0]).astype(np.uint16)
+    for one, other in zip(rows[1:], columns[1:], strict=True):
+        apart += np.bitwise_count(one ^ other)
+    return apart

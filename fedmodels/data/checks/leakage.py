@@ -40,9 +40,10 @@ class _Hit:
 
 def leakage(subject: Subject, summary: Summary) -> Iterator[Finding]:
     """Single features that predict a label by themselves, and names that say why they would."""
-    first = subject.first
-    hits = [*_of_predictors(subject, summary.predictors, first)]
-    hits += _of_tokens(subject, first) if isinstance(subject.study.input, TextInput) else []
+    chosen = subject.one_each
+    hits = [*_of_predictors(subject, summary.predictors, chosen)]
+    hits += _of_tokens(subject, chosen) if isinstance(subject.study.input, TextInput) else []
+    hits += _of_categories(subject, summary.predictors, chosen)
     yield from _bound(subject)
     yield from _by_name(subject)
     if not hits:
@@ -72,12 +73,14 @@ def leakage(subject: Subject, summary: Summary) -> Iterator[Finding]:
     yield from _telling_gaps(subject, [hit for hit in hits if hit.kind == "measured"])
 
 
-def _of_predictors(subject: Subject, predictors: tuple[Predictor, ...], first: npt.NDArray[np.int64]) -> Iterator[_Hit]:
-    y = subject.data.y[first]
+def _of_predictors(
+    subject: Subject, predictors: tuple[Predictor, ...], chosen: npt.NDArray[np.int64]
+) -> Iterator[_Hit]:
+    y = subject.data.y[chosen]
     labels = [label for label in subject.range if label or len(subject.labels) > 2]
     comparisons = len(predictors) * len(labels)
     for predictor in predictors:
-        values = predictor.values[first]
+        values = predictor.values[chosen]
         known = np.isfinite(values)
         for label in labels:
             positive = y[known] == label
@@ -89,20 +92,49 @@ def _of_predictors(subject: Subject, predictors: tuple[Predictor, ...], first: n
             yield _Hit(predictor.of, predictor.kind, label, found, auroc_lower(found, *sizes, comparisons * 2))
 
 
-def _of_tokens(subject: Subject, first: npt.NDArray[np.int64]) -> list[_Hit]:
+def _of_categories(
+    subject: Subject, predictors: tuple[Predictor, ...], chosen: npt.NDArray[np.int64]
+) -> Iterator[_Hit]:
+    """Categories of several values, as a whole: the share of the label among the other half of the patients."""
+    if not isinstance(subject.study.input, TableInput):
+        return
+    y, other = subject.data.y[chosen], np.arange(len(chosen)) % 2
+    columns = [column for column in subject.study.input.columns if len(column.values) > 2]
+    labels = [label for label in subject.range if label or len(subject.labels) > 2]
+    for column in columns:
+        names = {f"{column.name} = {value}" for value in column.values}
+        cells = np.nan_to_num(np.column_stack([p.values[chosen] for p in predictors if p.of in names]))
+        code = np.where(cells.any(axis=1), cells.argmax(axis=1), cells.shape[1])
+        for label in labels:
+            positive = y == label
+            sizes = int(positive.sum()), int((~positive).sum())
+            if min(sizes) < _LEAST:
+                continue
+            score = np.empty(len(chosen))
+            for half in (0, 1):
+                there = other != half
+                count = np.bincount(code[there], minlength=cells.shape[1] + 1)
+                share = np.bincount(code[there & positive], minlength=cells.shape[1] + 1)
+                score[other == half] = ((share + positive.mean()) / (count + 1))[code[other == half]]
+            estimate = auroc(score, positive)
+            lower = auroc_lower(estimate, *sizes, len(columns) * len(labels))
+            yield _Hit(column.name, "value", label, estimate, lower)
+
+
+def _of_tokens(subject: Subject, chosen: npt.NDArray[np.int64]) -> list[_Hit]:
     """The best token for each label: whether a text has it, as a test for the label."""
-    y, labels = subject.data.y[first], len(subject.labels)
+    y, labels = subject.data.y[chosen], len(subject.labels)
     buckets = int(getattr(subject.study.input, "vocabulary", 1))
     counts = np.zeros((labels, buckets), dtype=np.int64)
     mine = np.zeros(len(subject.data), dtype=np.bool_)
-    mine[first] = True
+    mine[chosen] = True
     for part, block in subject.blocks("counting words"):
-        chosen = mine[part]
-        tokens = np.asarray(block.x)[chosen].astype(np.int64)
+        here = mine[part]
+        tokens = np.asarray(block.x)[here].astype(np.int64)
         rows = np.arange(len(tokens))[:, None] * buckets + tokens
         pairs = np.unique(rows)
         counts += np.bincount(
-            block.y[chosen][pairs // buckets] * buckets + pairs % buckets, minlength=labels * buckets
+            block.y[here][pairs // buckets] * buckets + pairs % buckets, minlength=labels * buckets
         ).reshape(labels, buckets)
     sizes = np.bincount(y, minlength=labels)
     counts[:, 0] = 0  # padding

@@ -110,7 +110,7 @@ def _category(subject: Subject, summary: Summary, column: Column) -> Marginal:
 
 def _having(subject: Subject, summary: Summary, name: str) -> float:
     measured = next(p.values for p in summary.predictors if p.kind == "measured" and p.of == name)
-    people = len(subject.first)
+    people = len(subject.one_each)
     ever: npt.NDArray[np.float64] = np.zeros(people)
     np.maximum.at(ever, subject.person, measured)
     return float(ever.mean())

@@ -17,7 +17,7 @@ _FAR = 2.0  # ratio of odds
 
 def records(subject: Subject) -> Iterator[Finding]:
     """Numbers of records and patients, and whether a few patients have most of the records."""
-    count, patients = len(subject.data), len(subject.first)
+    count, patients = len(subject.data), len(subject.one_each)
     each = np.bincount(subject.person)
     most = int(each.max())
     said = f"{count:,} records of {patients:,} patients, in the form that the study wants"

@@ -32,9 +32,10 @@ class Subject:
         return np.unique(self.data.patients, return_inverse=True)[1].astype(np.int64)
 
     @cached_property
-    def first(self) -> npt.NDArray[np.int64]:
-        """The first record of each patient: independent of each other, as statistics want them."""
-        return np.sort(np.unique(self.data.patients, return_index=True)[1]).astype(np.int64)
+    def one_each(self) -> npt.NDArray[np.int64]:
+        """One record of each patient, by chance: independent of each other, as statistics want them."""
+        shuffled = np.random.default_rng(1).permutation(len(self.data))
+        return np.sort(shuffled[np.unique(self.person[shuffled], return_index=True)[1]]).astype(np.int64)
 
     @cached_property
     def patients(self) -> npt.NDArray[np.int64]:
