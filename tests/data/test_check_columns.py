@@ -5,6 +5,8 @@ import pytest
 from check_subjects import bad, found, measured, table
 
 from fedmodels.data.checks.columns import sentinel
+from fedmodels.data.checks.figures import marginal_figure
+from fedmodels.data.checks.run import examine_records
 from fedmodels.data.checks.units import looks_like
 
 GLUCOSE = np.random.default_rng(1).gamma(9, 14, 400).clip(60, 290)
@@ -117,3 +119,11 @@ def test_values_squeezed_into_a_corner_of_the_range_are_found():
 
 def test_quantiles_are_shares_of_the_public_range():
     assert found(measured(0, 400, np.linspace(100, 300, 401)))["drift"].numbers["median_glucose"] == 0.5
+
+
+def test_a_histogram_keeps_what_is_beyond_the_range_apart():
+    (marginal,) = examine_records(measured(50, 300, [20, 40, 50, 50.1, 175, 300, 900])).marginals
+    assert (marginal.bins[0], marginal.bins[1], marginal.bins[-2], marginal.bins[-1]) == (2, 2, 1, 1)
+    assert sum(marginal.bins) == 7
+    assert marginal.quantiles[1] == pytest.approx(0.1 / 250)
+    assert marginal_figure(marginal).count('class="beyond"') == 2

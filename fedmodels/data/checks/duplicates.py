@@ -70,7 +70,7 @@ def report(subject: Subject, groups: Groups, name: str, alike: str, chance: floa
         name,
         "warn",
         f"{concerned:,} of {total:,} records ({share(concerned, total)}) are {alike} as another patient's, in "
-        f"{len(groups):,} groups",
+        f"{len(groups):,} group{'s' if len(groups) > 1 else ''}",
         "find out whether they are one person under two names: each name would be protected, and counted, for itself",
         numbers,
         groups,

@@ -11,17 +11,17 @@ from fedmodels.data.checks.marginals import BINS, Marginal
 _WIDTH, _HEIGHT = 180.0, 34.0
 
 
-def histogram(counts: Sequence[int], description: str, edges: tuple[bool, bool] = (False, False)) -> Markup:
-    """An `<svg>` of bars; edges: whether the first and the last bar stand for values beyond the range."""
+def histogram(counts: Sequence[int], description: str, *, beyond: bool = False) -> Markup:
+    """An `<svg>` of bars; beyond: the first and the last bar stand for values beyond the range."""
     highest, step = max(*counts, 1), _WIDTH / len(counts)
     bars = []
     for number, count in enumerate(counts):
         if not count:
             continue
         tall = max(1.0, _HEIGHT * count / highest)
-        beyond = (number == 0 and edges[0]) or (number == len(counts) - 1 and edges[1])
+        kind = "beyond" if beyond and number in (0, len(counts) - 1) else "within"
         place = f'x="{number * step + 0.5:.1f}" y="{_HEIGHT - tall:.1f}" width="{step - 1:.1f}" height="{tall:.1f}"'
-        bars.append(f'<rect class="{"beyond" if beyond else "within"}" {place}/>')
+        bars.append(f'<rect class="{kind}" {place}/>')
     return Markup(  # noqa: S704 - numbers, and an escaped description
         f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="{escape(description)}">'
         f'<line x1="0" x2="{_WIDTH:.0f}" y1="{_HEIGHT:.0f}" y2="{_HEIGHT:.0f}"/>{"".join(bars)}</svg>'
@@ -34,7 +34,7 @@ def marginal_figure(marginal: Marginal) -> Markup:
         return histogram(marginal.bins or (0,), f"counts of the categories: {', '.join(map(str, marginal.bins))}")
     five, half, most = marginal.quantiles
     said = f"5 % of the values are below {five:.0%} of the range, half below {half:.0%}, 95 % below {most:.0%}"
-    return histogram(marginal.bins, said, (marginal.below > 0, marginal.above > 0))
+    return histogram(marginal.bins, said, beyond=True)
 
 
 def by_class(

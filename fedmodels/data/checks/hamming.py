@@ -87,7 +87,7 @@ def pairs_within(bits: Bits, limit: int, progress: Callable[[int, int], None]) -
 
 def _apart(rows: Bits, columns: Bits) -> npt.NDArray[np.uint16]:
     """[rows, columns] distances of [words, rows, 1] and [words, 1, columns]."""
-    apart = np.bitwise_count(rows[0] ^ columns[0]).astype(np.uint16)
+    apart: npt.NDArray[np.uint16] = np.bitwise_count(rows[0] ^ columns[0]).astype(np.uint16)
     for one, other in zip(rows[1:], columns[1:], strict=True):
         apart += np.bitwise_count(one ^ other)
     return apart

@@ -20,8 +20,8 @@ class Marginal:
     patients: share of patients who have it at all; measured: number of values; distinct: of different ones; other:
     number of values that are not the most frequent one.
     Of numbers only: low, high: the public range; quantiles: 5 %, 50 % and 95 % as shares of that range, below 0 or
-    above 1 outside it; below, above: shares of values outside; bins: [BINS] counts over the range, values outside in
-    the first and the last. Of categories: share of cells that are none of the study's values as `unmatched`.
+    above 1 outside it; below, above: shares of values outside; bins: [BINS + 2] counts below, over and above the
+    range. Of categories: bins of the study's values, and the share of cells that are none of the study's values as `unmatched`.
     original: whether all this is of the values as they are in the files, not of those that the adapter made of them.
     """
 
@@ -73,7 +73,8 @@ def _number(subject: Subject, summary: Summary, of: Variable | Column) -> Margin
     scaled = (values - of.low) / (of.high - of.low)
     five, half, most = np.quantile(scaled, [0.05, 0.5, 0.95]).tolist()
     counts = np.unique(values, return_counts=True)[1]
-    place = np.clip((scaled * BINS).astype(np.int64), 0, BINS - 1)
+    place = 1 + np.clip((scaled * BINS).astype(np.int64), 0, BINS - 1)
+    place[scaled < 0], place[scaled > 1] = 0, BINS + 1
     return Marginal(
         of.name,
         having,
@@ -85,7 +86,7 @@ def _number(subject: Subject, summary: Summary, of: Variable | Column) -> Margin
         (five, half, most),
         float((scaled < 0).mean()),
         float((scaled > 1).mean()),
-        tuple(np.bincount(place, minlength=BINS).tolist()),
+        tuple(np.bincount(place, minlength=BINS + 2).tolist()),
         original=original,
     )
 
