@@ -21,7 +21,7 @@ class Marginal:
     number of values that are not the most frequent one.
     Of numbers only: low, high: the public range; quantiles: 5 %, 50 % and 95 % as shares of that range, below 0 or
     above 1 outside it; below, above: shares of values outside; bins: [BINS + 2] counts below, over and above the
-    range. Of categories: bins of the study's values, and the share of cells that are none of the study's values as `unmatched`.
+    range. Of categories: bins of the study's values; unmatched: share of cells that are none of these.
     original: whether all this is of the values as they are in the files, not of those that the adapter made of them.
     """
 
