@@ -65,7 +65,8 @@ def _check_usage(study: Study, wanted: Wanted) -> None:
 
 
 def _examine(binding: Path, study: Study) -> Examination:
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks = {}
 
         def show(what: str, done: int, total: int) -> None:
@@ -84,6 +85,7 @@ def _show(study: Study, examined: Examination, written: list[Path]) -> None:
         advice = f"\n→ {finding.fix}" if finding.fix else ""
         table.add_row(verdict, escape(finding.name), escape(finding.what + advice))
     console.print(table)
-    console.print("These counts are about patients of this hospital: nothing was sent, and they must not leave it.")
+    if examined.subject is not None:
+        console.print("These counts are about patients of this hospital: nothing was sent, and they must not leave it.")
     for path in written:
         console.print(f"{path} written, readable for this user alone.")
