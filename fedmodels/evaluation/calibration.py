@@ -4,7 +4,7 @@ A temperature above 1 makes an overconfident model more careful; it changes no o
 labels the counts say all that a temperature needs, up to their bins. For more, a record's probabilities are not known
 together, only each against the rest: the fit minimises the sum of those binary losses, whose minimum is at 1 for a
 calibrated model, as that of the exact loss is, and elsewhere on the same side of 1 but less far: on a text model of 11
-departments 1.19 where the exact one is 1.18, and 2.23 where it is 2.37.
+departments 1.19 where the exact one is 1.18, 2.25 where it is 2.36, and 2.67 where it is 3.55.
 """
 
 from dataclasses import dataclass

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 # Stand-ins, because matplotlib takes colours only: what they become follows the reader's light or dark scheme.
 _COLOURS = {"#010203": "currentColor", "#040506": "var(--accent)", "#070809": "var(--line)"}
-_INK, _ACCENT, _LINE = _COLOURS
+INK, ACCENT, LINE = _COLOURS
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor"), "none"),
     "font.size": 9,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.grid.axis": "y",
-    "grid.color": _LINE,
+    "grid.color": LINE,
 }
 _INCHES = (4.2, 2.3)
 _MARKED = 30  # beyond this many points their marks would run into each other
@@ -77,7 +77,7 @@ def _draw(values: Sequence[float]) -> "Figure":
     figure = Figure(figsize=_INCHES, layout="constrained")
     axes = figure.add_subplot()
     marker = "o" if len(values) <= _MARKED else ""
-    axes.plot(range(1, len(values) + 1), values, color=_ACCENT, marker=marker, markersize=3, clip_on=False)
+    axes.plot(range(1, len(values) + 1), values, color=ACCENT, marker=marker, markersize=3, clip_on=False)
     axes.set(xlabel="round", xlim=(0.9, len(values) + 0.1), ylim=(0.0, 1.08 * max(values) or 1.0))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))

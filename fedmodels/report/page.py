@@ -4,40 +4,48 @@ No network, no script: the page carries its style and its charts, and forbids ev
 """
 
 import hashlib
+from collections.abc import Sequence
 from decimal import ROUND_UP, Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jinja2
+from markupsafe import Markup
 
 from fedmodels.errors import UsageError
 from fedmodels.files import write_synced
 from fedmodels.models.registry import expected_parameters
 from fedmodels.packing import evaluation_layout, update_packing
 from fedmodels.report.charts import line_chart
+from fedmodels.report.metrics import PER_HOSPITAL, evaluation_of, metric_names
 from fedmodels.report.record import Record, read_record
 from fedmodels.study import Hospital
 
 _WORD_BYTES = 4
 _SPACE = "\N{NO-BREAK SPACE}"  # keeps number and unit on one line
-_METRICS = {
-    "n": "Test records counted",
-    "accuracy": "Accuracy",
-    "auroc": "AUROC (area under the ROC curve)",
-    "auprc": "AUPRC (average precision)",
-    "macro_f1": "Macro F1",
-    "ece": "ECE (expected calibration error; lower is better)",
-    "loss": "Log loss (lower is better)",
-}
 
 
-def write_report(run: Path) -> Path:
+class Picture(Protocol):
+    """An explained example, as `fedmodels.evaluation.explanations` makes it: markup without ids of other pictures."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def markup(self) -> Markup: ...
+    @property
+    def alt(self) -> str: ...
+    @property
+    def sums(self) -> tuple[str, ...]: ...
+
+
+def write_report(run: Path, pictures: Sequence[Picture] = ()) -> Path:
     """Write `report.html` into the directory of a finished run, over an older one; returns its path.
 
+    pictures: explained examples, synthetic or of people who agreed; never a patient's without that.
     `UsageError` where the directory is not that of a finished run, its files are malformed or of different runs, or
     it cannot be written to.
     """
-    page = render(read_record(run)).encode()
+    page = render(read_record(run), pictures).encode()
     path = run / "report.html"
     try:
         write_synced(path, page)
@@ -50,8 +58,8 @@ def write_report(run: Path) -> Path:
     return path
 
 
-def render(record: Record) -> str:
-    """The page as HTML. The same record gives the same page."""
+def render(record: Record, pictures: Sequence[Picture] = ()) -> str:
+    """The page as HTML. The same record and pictures give the same page."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fedmodels.report"),
         autoescape=True,
@@ -61,7 +69,7 @@ def render(record: Record) -> str:
     )
     environment.filters.update(
         epsilon=show_epsilon, decimal=_show_decimal, duration=_show_duration, metric=_show_metric,
-        size=_show_size, fingerprint=key_fingerprint,
+        size=_show_size, fingerprint=key_fingerprint, interval=_show_interval, error=_show_error, signed=_show_signed,
     )  # fmt: skip
     return environment.get_template("report.html").render(
         run=record,
@@ -69,7 +77,11 @@ def render(record: Record) -> str:
         result=record.result,
         private=record.study.privacy.mode != "none",
         distributed=record.study.privacy.mode == "distributed",
-        metrics=_METRICS,
+        metrics=metric_names(record.study),
+        evaluation=evaluation_of(record),
+        exact=record.result.simulation.metrics if record.result.simulation else {},
+        per_hospital=PER_HOSPITAL,
+        pictures=pictures,
         traffic=_traffic(record),
         charts=_charts(record),
     )
@@ -133,6 +145,19 @@ def _show_metric(value: float | None, name: str) -> str:
     if value is None:
         return "n/a"
     return f"{value:,.0f}" if name == "n" else f"{value:.3f}"
+
+
+def _show_interval(value: tuple[float, float] | None) -> str:
+    return "" if value is None else f"{value[0]:.3f} to {value[1]:.3f}"
+
+
+def _show_error(value: float | None) -> str:
+    """Rounded up: a bound stays one."""
+    return "" if value is None else f"± {Decimal(str(value)).quantize(Decimal('0.001'), ROUND_UP)}"
+
+
+def _show_signed(value: float) -> str:
+    return f"{value:+.3f}"
 
 
 def _show_size(size: int) -> str:

@@ -1,16 +1,24 @@
 """Run directories as a run leaves them, written by hand, for the tests of this folder."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
+
+from fedmodels.evaluation.counts import Layout, histogram
+from fedmodels.evaluation.noise import Noise
+from fedmodels.evaluation.summary import Rule, summarise
+from fedmodels.packing import evaluation_layout, evaluation_noise
 from fedmodels.study import parse_roster, parse_study
 
 HOSPITALS = ("amsterdam", "basel", "coimbra", "dublin")
 STUDY = """
 [study]
 name = "sepsis_alarm"
-task = "binary"
+task = "{task}"
 labels = {labels}
 synthetic = {synthetic}
 
@@ -30,6 +38,9 @@ mode = "{mode}"
 
 [federation]
 hospitals = 4
+
+[evaluation]
+operating_point = "{rule}"
 """
 METRICS = {"n": 1203.0, "accuracy": 0.8412, "auroc": 0.9034, "auprc": 0.7111, "macro_f1": 0.802, "ece": 0.0412,
            "loss": 0.3555}  # fmt: skip
@@ -50,12 +61,16 @@ def write_run(
     dropouts: tuple[tuple[int, str, str], ...] = (),
     no_evaluation: tuple[tuple[str, str], ...] = (),
     labels: tuple[str, ...] = ("well", "sepsis"),
+    rule: Rule = "half",
+    sure: float = 1.0,
 ) -> Path:
-    """dropouts: (round, hospital, reason); that hospital is away from then on. no_evaluation: (hospital, reason)."""
+    """dropouts: (round, hospital, reason); that hospital is away from then on. no_evaluation: (hospital, reason). sure:
+    the temperature that the model would need."""
     run.mkdir(parents=True, exist_ok=True)
     study = STUDY.format(
-        mode=mode, rounds=rounds, steps=_steps(mode), labels=json.dumps(labels), synthetic=str(simulation).lower()
-    )
+        mode=mode, rounds=rounds, steps=_steps(mode), labels=json.dumps(labels), synthetic=str(simulation).lower(),
+        rule=rule, task="binary" if len(labels) == 2 else "multiclass",
+    )  # fmt: skip
     roster = "".join(
         f'[[hospital]]\nname = "{name}"\nidentity_key = "{number:064x}"\ndeclared_size = {100 * number}\n'
         for number, name in enumerate(HOSPITALS, 1)
@@ -74,7 +89,7 @@ def write_run(
             *({"round": n, "kind": "train", "hospital": name, "reason": why} for n, name, why in dropouts),
             *({"round": rounds, "kind": "evaluate", "hospital": name, "reason": why} for name, why in no_evaluation),
         ],
-        "metrics": {} if no_evaluation else METRICS,
+        **({"metrics": {}} if no_evaluation else _evaluation(run, study, rule, sure)),
         "privacy": _privacy(mode, rounds),
         "seconds": {"total": 754.0, "training": 700.0, "aggregation": 4.0, "waiting": 50.0},
         "versions": {"fedmodels": "0.1.0", "torch": "2.13.0"},
@@ -90,6 +105,28 @@ def write_run(
     (run / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run / "result.json").write_text(json.dumps(result))
     return run
+
+
+def _evaluation(run: Path, text: str, rule: Rule, sure: float) -> dict[str, Any]:
+    """Writes `counts.json`; what it says, with METRICS for what they name."""
+    study = parse_study(text)
+    layout, noise = evaluation_layout(study), evaluation_noise(study, len(HOSPITALS))
+    counts = _counts(layout, noise, sure)
+    told = {"study_hash": study.digest.hex(), "hospitals": len(HOSPITALS), "counts": list(counts)}
+    (run / "counts.json").write_text(json.dumps(told))
+    summary = msgspec.to_builtins(summarise(np.array(counts), layout, rule, 0.9, noise))
+    return {**summary, "metrics": summary["metrics"] | METRICS}
+
+
+@cache
+def _counts(layout: Layout, noise: Noise, sure: float) -> tuple[int, ...]:
+    rng = np.random.default_rng(0)
+    odds = 1.5 * rng.normal(size=(1200, layout.labels))
+    chances = np.exp(odds) / np.exp(odds).sum(1, keepdims=True)
+    y = (rng.random((1200, 1)) > chances.cumsum(1)).sum(1).clip(max=layout.labels - 1)
+    shown = np.exp(sure * odds) / np.exp(sure * odds).sum(1, keepdims=True)
+    counts = histogram(shown, y, np.arange(1200).astype(str), layout)
+    return tuple((counts + noise.draw((layout.length,), rng).astype(np.int64)).tolist())
 
 
 def change_result(run: Path, **changes: Any) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections import Counter
+from collections import Counter, namedtuple
 from decimal import Decimal
 from itertools import pairwise
 
@@ -12,6 +12,7 @@ import pytest
 from html_page import Page, page_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import Markup
 from run_directories import HOSPITALS, METRICS, change_result, write_run
 
 from fedmodels.report.charts import line_chart
@@ -19,10 +20,11 @@ from fedmodels.report.page import show_epsilon, write_report
 from fedmodels.study import parse_roster, parse_study
 
 LOADS = {"src", "srcset", "data", "action", "poster", "background", "href", "formaction"}
-SECTIONS = ("promise", "traffic", "metrics", "rounds", "dropouts", "time", "roster", "identity", "limits")
+SECTIONS = ("promise", "traffic", "metrics", "examples", "rounds", "dropouts", "time", "roster", "identity", "limits")
 ATTACK = "<script>alert(1)</script><img src=https://evil.example/x onerror=alert(1)>"
 
 
+Example = namedtuple("Example", "title markup alt sums")
 DROPOUTS = ((5, "dublin", "no answer in time"),)
 VARIANTS = {
     "private": {},
@@ -32,6 +34,10 @@ VARIANTS = {
     "none-simulation": {"mode": "none", "simulation": True},
     "one-round": {"rounds": 1},
     "many-rounds": {"rounds": 50, "mode": "none"},
+    "threshold": {"rule": "youden", "sure": 2.5, "mode": "none", "simulation": True},
+    "several-labels": {"labels": ("a", "b", "c", "d"), "mode": "none", "simulation": True},
+    "several-labels-private": {"labels": ("a", "b", "c")},
+    "no-evaluation": {"no_evaluation": (("basel", "no answer in time"),)},
     "hostile": {"labels": (ATTACK, "\"&'>{{ 7 * 7 }}"), "dropouts": ((2, "basel", ATTACK),)},
 }
 
@@ -75,7 +81,7 @@ def test_every_page_is_accessible(any_page):
     ids = Counter(attrs["id"] for _, attrs in any_page.tags if "id" in attrs)
     assert set(ids.values()) == {1}
     charts = any_page.all("svg")
-    assert len(charts) == 3
+    assert len(charts) == (3 if "No secure evaluation" in any_page.text else 6)
     for chart in charts:
         assert chart["role"] == "img"
         assert set(chart["aria-labelledby"].split()) <= ids.keys()
@@ -104,7 +110,7 @@ def test_charts_refer_only_to_what_is_on_the_page(any_page):
 
 def test_names_from_outside_are_shown_as_text(tmp_path):
     page = page_of(write_run(tmp_path / "run", **VARIANTS["hostile"]))
-    assert page.text.count(ATTACK) == 2
+    assert page.text.count(ATTACK) == 4  # task, dropout, row and column of the confusion matrix
     assert "{{ 7 * 7 }}" in page.text
 
 
@@ -174,13 +180,98 @@ def test_without_privacy_evaluation_bins_are_finer_and_the_loss_is_in_the_vector
 
 def test_metrics_of_a_simulation_are_told_apart_and_marked(tmp_path):
     real, simulated = page_of(write_run(tmp_path / "real")), page_of(write_run(tmp_path / "sim", simulation=True))
-    assert "AUROC (area under the ROC curve) 0.903 AUPRC" in real.text
-    assert "AUROC (area under the ROC curve) 0.903 0.912 AUPRC" in simulated.text
+    assert re.search(r"area under the ROC curve 0\.903 0\.\d+ to \S+ ± \S+ AUPRC", real.text)
+    assert re.search(r"area under the ROC curve 0\.903 0\.\d+ to \S+ ± \S+ 0\.912 AUPRC", simulated.text)
     assert "amsterdam 300 0.850 0.912" in simulated.text
     assert "coimbra 0 n/a n/a n/a n/a n/a n/a" in simulated.text
     assert "possible in simulation only" in simulated.text
     assert "SIMULATION." in simulated.text
     assert "simulation" not in real.text.lower()
+
+
+def test_a_chosen_threshold_is_told_with_its_optimism_and_the_temperature_with_its_interval(tmp_path):
+    run = write_run(tmp_path / "run", **VARIANTS["threshold"])
+    result = json.loads((run / "result.json").read_text())
+    text = page_of(run).text
+    assert f"from a probability of {result['operating_point']['threshold']:.3f} on (Youden’s index" in text
+    assert f"sensitivity looks {result['optimism']['sensitivity']:+.3f}" in text
+    low, high = result["calibration"]["interval"]
+    assert 2.0 < low < result["calibration"]["temperature"] < high < 3.0
+    assert f"{result['calibration']['temperature']:.2f} (95% interval {low:.3f} to {high:.3f})" in text
+    assert "too sure" in text
+    assert f"ECE after temperature {result['metrics']['ece_calibrated']:.3f}" in text
+    plain = page_of(write_run(tmp_path / "plain")).text
+    assert "from a probability of 0.500 on (fixed by the study)" in plain
+    assert "too good" not in plain
+    assert "after temperature" not in plain
+
+
+def test_the_confusion_matrix_holds_the_counts_and_shades_by_the_share_of_the_row(tmp_path):
+    run = write_run(tmp_path / "run", mode="none")
+    counts = np.array(json.loads((run / "counts.json").read_text())["counts"]).reshape(2, 2, 128).sum(2)
+    page = page_of(run)
+    shares = counts / counts.sum(1, keepdims=True)
+    for row, share, label in zip(counts, shares, ("well", "sepsis"), strict=True):
+        assert f"{label} {row[0]:,} {100 * share[0]:.0f}% {row[1]:,} {100 * share[1]:.0f}%" in page.text
+    shades = [
+        float(attrs["style"].removeprefix("--shade: ").rstrip("%")) for attrs in page.all("td") if "style" in attrs
+    ]
+    assert shades == pytest.approx(34 * shares.ravel(), abs=0.51)
+
+
+def test_noise_too_strong_for_intervals_is_said(tmp_path):
+    run = write_run(tmp_path / "run")
+    change_result(run, intervals={})
+    assert "no interval can be told" in page_of(run).text
+
+
+def test_examples_are_shown_only_if_given_and_are_announced(tmp_path):
+    run = write_run(tmp_path / "run")
+    without = page_of(run)
+    assert "No record is explained on this page" in without.text
+    assert "img-src" not in (run / "report.html").read_text()
+    given = Example("Predicted: sepsis", Markup("<p>the words</p>"), "Most of it is lactate.", ("The shares add up.",))
+    page = Page(write_report(run, [given]).read_text())
+    for text in (
+        "EXAMPLES.",
+        "synthetic, or of people who agreed",
+        *(given.title, given.alt, *given.sums, "the words"),
+    ):
+        assert text in page.text
+    assert "No record is explained" not in page.text
+    (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def test_colours_have_the_contrast_that_readers_need(tmp_path):
+    """WCAG 2.2: text 4.5, in both schemes, also on the darkest cell of the confusion matrix."""
+    text = write_report(write_run(tmp_path / "run")).read_text()
+    schemes = re.findall(r":root \{([^}]*)\}", text)
+    assert len(schemes) == 2
+    light = dict(re.findall(r"--([\w-]+): (#[0-9a-f]+)", schemes[0]))
+    dark = light | dict(re.findall(r"--([\w-]+): (#[0-9a-f]+)", schemes[1]))
+    assert dark["page"] != light["page"]
+    for colours in (light, dark):
+        ink, page, accent = (rgb(colours[name]) for name in ("ink", "page", "accent"))
+        for other in ("muted", "accent", "ink"):
+            assert contrast(rgb(colours[other]), page) >= 4.5
+        assert contrast(ink, rgb(colours["warn"])) >= 4.5
+        assert contrast(ink, 0.34 * accent + 0.66 * page) >= 4.5
+
+
+def rgb(colour: str) -> np.ndarray:
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    return np.array([int(digits[i : i + 2], 16) for i in (0, 2, 4)])
+
+
+def contrast(one: np.ndarray, other: np.ndarray) -> float:
+    def luminance(colour: np.ndarray) -> float:
+        share = colour / 255
+        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_synthetic_data_is_announced_only_where_the_study_says_so(tmp_path):
@@ -191,10 +282,11 @@ def test_synthetic_data_is_announced_only_where_the_study_says_so(tmp_path):
 def test_metrics_that_are_undefined_or_missing_are_said_to_be(tmp_path):
     run = write_run(tmp_path / "run")
     change_result(run, metrics={name: value for name, value in METRICS.items() if name != "auroc"})
-    assert "AUROC (area under the ROC curve) n/a" in page_of(run).text
+    assert "area under the ROC curve n/a" in page_of(run).text
     text = page_of(write_run(tmp_path / "gone", no_evaluation=(("basel", "no answer in time"),))).text
     assert "No secure evaluation." in text
     assert "AUROC" not in text
+    assert "What it predicts" not in text
 
 
 def test_dropouts_are_listed_with_round_and_reason_or_said_to_be_none(tmp_path):
