@@ -115,11 +115,16 @@ def export(run: Run, out: Annotated[Path, typer.Option(help="The folder to write
 
 
 @app.command()
-def report(run: Run) -> None:
+def report(
+    run: Run,
+    examples: Annotated[
+        Path | None, typer.Option(help="Explain these records on it (a data.toml): synthetic or consented ones only.")
+    ] = None,
+) -> None:
     """Write a run's report.html again."""
     from fedmodels.commands.models import report as command
 
-    command(run)
+    command(run, examples)
 
 
 @study_app.command("new")

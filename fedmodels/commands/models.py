@@ -61,9 +61,19 @@ def predict(run: Path, binding: Path, split: str, out: Path | None) -> None:
     Console().print(f"{len(rows)} predictions written to {out}. They are about patients: keep them where the data are.")
 
 
-def report(run: Path) -> None:
-    """Write the run's report again."""
-    Console().print(str(write_report(run)))
+def report(run: Path, examples: Path | None) -> None:
+    """Write the run's report again; examples: a binding of records that may be shown, to be explained on the page."""
+    shown = []
+    if examples:
+        from fedmodels.evaluation.explanations import pictures  # captum is slow to import
+
+        shown = pictures(*load_model(run), examples)
+    console = Console()
+    console.print(str(write_report(run, shown)))
+    if shown:
+        console.print(
+            f"{len(shown)} records of {examples} are explained on it: they must be synthetic, or of people who agreed."
+        )
 
 
 def _records(binding: Path, card: Card, split: str, *, labelled: bool = True) -> Dataset:

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from fedmodels.data.text import token_spans
 from fedmodels.errors import UsageError
+from fedmodels.evaluation.calibration import calibrated
 from fedmodels.evaluation.explanations import attribution, figures
 from fedmodels.evaluation.explanations.attribution import Attribution, Floats
 from fedmodels.evaluation.explanations.examples import Examples
 from fedmodels.evaluation.explanations.words import marked_words, merged
+from fedmodels.evaluation.scores import predicted
 from fedmodels.models.artifact import Card
 from fedmodels.models.batches import predict, to_tensors
 from fedmodels.study import Column, ImageInput, SeriesInput, TableInput, TextInput
@@ -55,8 +57,8 @@ def explain(model: nn.Module, card: Card, example: Examples, label: str = "") ->
     if label and label not in labels:
         raise UsageError(f"there is no label `{label}`", where="--label", fix=f"use one of {', '.join(labels)}")
     model.eval()
-    chances = predict(model, example.data, card.input)[0]
-    guess = int(np.argmax(chances))
+    chances = calibrated(predict(model, example.data, card.input), card.temperature)[0]
+    guess = int(predicted(chances[None], card.threshold)[0])
     chosen = labels.index(label) if label else guess
     title = f"Predicted: {labels[guess]} (probability {_chance(chances[guess])})"
     if chosen != guess:
