@@ -94,7 +94,7 @@ def explain(
         Path, typer.Argument(metavar="INPUT", help="A data binding, an image, or a .txt.", show_default=False)
     ],
     patient: Annotated[str, typer.Option(help="Whose record.")] = "",
-    record: Annotated[int, typer.Option(min=1, help="Which of them, from 1.", show_default=False)] = 0,
+    record: Annotated[int | None, typer.Option(min=1, help="Which of them, from 1.")] = None,
     label: Annotated[str, typer.Option(help="Explain this label instead of the predicted one.")] = "",
     out: Annotated[Path, typer.Option(help="The picture: an .html or, but for texts, a .png.")] = Path(
         "explanation.html"

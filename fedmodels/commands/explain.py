@@ -13,7 +13,7 @@ from fedmodels.files import write_synced
 from fedmodels.models.artifact import load_whole_model
 
 
-def explain(run: Path, source: Path, patient: str, record: int, label: str, out: Path) -> None:
+def explain(run: Path, source: Path, patient: str, record: int | None, label: str, out: Path) -> None:
     """Write a picture of one record's explanation. record counts from 1, among the patient's where one is named."""
     if out.suffix not in (".html", ".png"):
         raise UsageError("a picture is an .html or a .png", where=str(out), fix="name such a file")
@@ -28,17 +28,17 @@ def explain(run: Path, source: Path, patient: str, record: int, label: str, out:
     console.print(f"{out} written. It is about a patient: keep it where the data are.", markup=False)
 
 
-def _one(examples: Examples, patient: str, record: int) -> Examples:
+def _one(examples: Examples, patient: str, record: int | None) -> Examples:
     rows = np.arange(len(examples))
     if patient:
         rows = rows[examples.data.patients == patient]
         if not len(rows):
             raise UsageError("there is no such patient among the records", where="--patient", fix="check the name")
-    if not record and len(rows) > 1:
+    if record is None and len(rows) > 1:
         raise UsageError(
             f"there are {len(rows)} records",
             fix="say which with --record 1, 2, ... (in the order of `fedmodels predict`) or --patient",
         )
-    if record > len(rows):
+    if (record or 1) > len(rows):
         raise UsageError(f"there are {len(rows)} records only", where=f"--record {record}", fix="count from 1")
-    return examples.at(int(rows[max(record, 1) - 1]))
+    return examples.at(int(rows[(record or 1) - 1]))

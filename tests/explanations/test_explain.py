@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from model_studies import SERIES, TABLE, TEXT, a_study
 from PIL import Image
+from typer.testing import CliRunner
 
+from fedmodels.cli import app
 from fedmodels.commands.explain import explain
 from fedmodels.data.text import token_spans, tokenise
 from fedmodels.errors import DataError, UsageError
@@ -87,12 +89,21 @@ def test_the_words_of_a_text_stand_in_the_page_as_they_were_written(tmp_path: Pa
     assert shown == TEXTS[0].replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     marks = re.findall(r'title="([+-]\d+\.\d{3})"[^>]*>([^<]*)<', body)
     assert [word for _, word in marks] == ["咳", "嗽", "三", "天", "发", "烧", "39"]  # max_tokens = 7
+    assert '<span style="opacity:.6">&gt;。Cough &amp; fever!</span>' in page
+    assert "beyond what the model reads" in page
+
+
+def test_a_text_that_is_read_to_its_end_has_nothing_in_grey(tmp_path: Path) -> None:
+    folder = a_run("text-gru", tmp_path)
+    picture = pictures(*load_model(folder), folder / "data.toml")[1]
+    assert "opacity" not in picture.markup
+    assert "beyond" not in picture.alt
 
 
 def test_a_variable_is_one_row_and_a_static_one_sum(tmp_path: Path) -> None:
     folder = a_run("gru", tmp_path)
     picture = pictures(*load_model(folder), folder / "data.toml")[0]
-    assert re.search(r"In all: (([abc]) [+-]\d\.\d\d(, )?){3}\.", picture.alt)
+    assert re.search(r"In all: (([abc]) \([+-]\d\.\d\d\)(, )?){3}\.", picture.alt)
     assert {name for name in "abc" if f">{name}</text>" in picture.markup} == {"a", "b", "c"}
     assert "value" not in picture.alt
 
@@ -100,7 +111,7 @@ def test_a_variable_is_one_row_and_a_static_one_sum(tmp_path: Path) -> None:
 def test_a_column_is_one_bar_with_what_the_record_says(tmp_path: Path) -> None:
     folder = a_run("mlp", tmp_path)
     explained = pictures(*load_model(folder), folder / "data.toml")
-    said = [re.findall(r"(\w) = (not known|[\w.]+) [+-]", picture.alt) for picture in explained]
+    said = [re.findall(r"(\w) = (not known|[\w.]+) \([+-]", picture.alt) for picture in explained]
     assert [sorted(columns) for columns in said] == [
         [("k", "x"), ("n", "0.5")],
         [("k", "not known"), ("n", "0.25")],
@@ -113,7 +124,7 @@ def test_a_column_is_one_bar_with_what_the_record_says(tmp_path: Path) -> None:
 
 def test_an_image_file_needs_no_binding(tmp_path: Path) -> None:
     folder = an_image_run(tmp_path)
-    explain(folder, folder / "x.png", "", 0, "", folder / "out.png")
+    explain(folder, folder / "x.png", "", None, "", folder / "out.png")
     with Image.open(folder / "out.png") as drawn:
         assert drawn.size[0] > 1000
     picture = pictures(*load_model(folder), folder / "x.png")[0]
@@ -129,12 +140,19 @@ def test_a_text_file_needs_no_binding(tmp_path: Path) -> None:
     assert alone[0].markup == pictures(*load_model(folder), folder / "data.toml")[1].markup
 
 
+def test_the_command_line_needs_no_option_for_a_single_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(an_image_run(tmp_path))
+    assert CliRunner().invoke(app, ["explain", ".", "x.png"]).exit_code == 0
+    assert (tmp_path / "explanation.html").stat().st_mode & 0o777 == 0o600
+    assert CliRunner().invoke(app, ["explain", ".", "x.png", "--record", "0", "--out", "y.html"]).exit_code == 2
+
+
 def test_another_label_is_explained_when_asked_for(tmp_path: Path) -> None:
     folder = a_run("mlp", tmp_path)
     titles = []
     for label in "01":
         out = folder / f"{label}.html"
-        explain(folder, folder / "data.toml", "bob", 0, label, out)
+        explain(folder, folder / "data.toml", "bob", None, label, out)
         titles += re.findall("<h1>(.*)</h1>", out.read_text())
     assert sorted("Explained" in title for title in titles) == [False, True]
 
@@ -150,10 +168,10 @@ def test_record_counts_within_the_patient(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "patient", "record", "label", "out", "says"),
     [
-        ("data.toml", "", 0, "", "x.html", "there are 3 records"),
-        ("data.toml", "ann", 0, "", "x.html", "there are 2 records"),
+        ("data.toml", "", None, "", "x.html", "there are 3 records"),
+        ("data.toml", "ann", None, "", "x.html", "there are 2 records"),
         ("data.toml", "", 4, "", "x.html", "there are 3 records only"),
-        ("data.toml", "eve", 0, "", "x.html", "no such patient"),
+        ("data.toml", "eve", None, "", "x.html", "no such patient"),
         ("data.toml", "", 1, "9", "x.html", "no label `9`"),
         ("data.toml", "", 1, "", "x.pdf", "an .html or a .png"),
         ("data.toml", "", 1, "", "t.csv", "an .html or a .png"),
@@ -163,7 +181,7 @@ def test_record_counts_within_the_patient(tmp_path: Path) -> None:
     ],
 )
 def test_a_users_mistake_gets_a_sentence(
-    tmp_path: Path, source: str, patient: str, record: int, label: str, out: str, says: str
+    tmp_path: Path, source: str, patient: str, record: int | None, label: str, out: str, says: str
 ) -> None:
     folder = a_run("mlp", tmp_path)
     (folder / "there.html").write_text("")
@@ -178,11 +196,11 @@ def test_files_that_hold_no_record_are_refused(tmp_path: Path) -> None:
     (folder / "torn.png").write_bytes((folder / "x.png").read_bytes()[:40])
     for name in ("torn.png", "absent.png"):
         with pytest.raises(DataError, match="absent, or not an image"):
-            explain(folder, folder / name, "", 0, "", folder / "out.html")
+            explain(folder, folder / name, "", None, "", folder / "out.html")
     texts = a_run("text-gru", tmp_path)
     (texts / "empty.txt").write_text("…！\n")
     with pytest.raises(DataError, match="no word"):
-        explain(texts, texts / "empty.txt", "", 0, "", texts / "out.html")
+        explain(texts, texts / "empty.txt", "", None, "", texts / "out.html")
 
 
 def test_a_png_of_names_that_no_font_here_can_write_is_refused(tmp_path: Path) -> None:
@@ -191,9 +209,9 @@ def test_a_png_of_names_that_no_font_here_can_write_is_refused(tmp_path: Path) -
     (tmp_path / "t.csv").write_text("年龄,k\n0.5,x\n", encoding="utf-8")
     (tmp_path / "data.toml").write_text('kind = "table-csv"\npath = "t.csv"\n[columns]\npatient = "row"\n')
     with pytest.raises(UsageError, match="cannot write") as caught:
-        explain(tmp_path, tmp_path / "data.toml", "", 0, "", tmp_path / "out.png")
+        explain(tmp_path, tmp_path / "data.toml", "", None, "", tmp_path / "out.png")
     assert ".html" in caught.value.fix
-    explain(tmp_path, tmp_path / "data.toml", "", 0, "", tmp_path / "out.html")
+    explain(tmp_path, tmp_path / "data.toml", "", None, "", tmp_path / "out.html")
     assert "年龄 = 0.5</text>" in (tmp_path / "out.html").read_text(encoding="utf-8")
     texts = a_run("text-gru", tmp_path)
     with pytest.raises(UsageError, match="without a font"):

@@ -15,7 +15,7 @@ from fedmodels.evaluation.calibration import calibrated
 from fedmodels.evaluation.explanations import attribution, figures
 from fedmodels.evaluation.explanations.attribution import Attribution, Floats
 from fedmodels.evaluation.explanations.examples import Examples
-from fedmodels.evaluation.explanations.words import marked_words, merged
+from fedmodels.evaluation.explanations.words import marked_words, merged, not_read
 from fedmodels.evaluation.scores import predicted
 from fedmodels.models.artifact import Card
 from fedmodels.models.batches import predict, to_tensors
@@ -148,6 +148,8 @@ def _text(shares: Attribution, text: str, spans: list[tuple[int, int]], label: s
         f"The text, its words marked for {label} (red, solid lines) and against it (blue, dotted). Most weigh: "
         f"{_largest(words, [share for _, share in tokens])}."
     )
+    if not_read(text, spans):
+        alt += " The end of the text, in grey, is beyond what the model reads."
     return _Parts(shares, "words without a meaning to the model", alt, marked_words(text, spans, shares.values))
 
 
@@ -173,7 +175,7 @@ def _reading(column: Column, features: list[float]) -> str:
 
 def _largest(names: Sequence[str], shares: Sequence[float] | Floats) -> str:
     order = np.argsort(-np.abs(np.asarray(shares)), kind="stable")[:_NAMED]
-    return ", ".join(f"{names[i]} {_signed(shares[i])}" for i in order.tolist())
+    return ", ".join(f"{names[i]} ({_signed(shares[i])})" for i in order.tolist())
 
 
 def _signed(share: float) -> str:

@@ -14,17 +14,23 @@ _DARKEST = 0.6  # ink stays readable on it, on a light page and on a dark one
 def marked_words(text: str, spans: Sequence[tuple[int, int]], shares: Floats) -> Markup:
     """The text with each token in its place; solid lines and red are for the label, dotted and blue against it.
 
-    spans: [begin, end) of each token, ascending. What lies behind the last one was not read, and is grey.
+    spans: [begin, end) of each token, ascending. Words behind the last one were not read, and are grey.
     """
     parts, position = [], 0
     limit = float(np.abs(shares).max(initial=0.0)) or 1.0
     for (begin, end), share in merged(spans, shares):
         parts += [Markup.escape(text[position:begin]), _mark(text[begin:end], share, share / limit)]
         position = end
-    parts.append(Markup('<span style="opacity:.6">{}</span>').format(text[position:]))
+    rest = Markup('<span style="opacity:.6">{}</span>') if not_read(text, spans) else Markup("{}")
+    parts.append(rest.format(text[position:]))
     return Markup('<p translate="no" style="white-space:pre-wrap;line-height:2;overflow-wrap:anywhere">{}</p>').format(
         Markup().join(parts)
     )
+
+
+def not_read(text: str, spans: Sequence[tuple[int, int]]) -> bool:
+    """Whether there are words behind the last token."""
+    return any(character.isalnum() for character in text[spans[-1][1] :])
 
 
 def merged(spans: Sequence[tuple[int, int]], shares: Floats) -> list[tuple[tuple[int, int], float]]:
