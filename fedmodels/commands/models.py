@@ -67,7 +67,7 @@ def report(run: Path, examples: Path | None) -> None:
     if examples:
         from fedmodels.evaluation.explanations import pictures  # captum is slow to import
 
-        shown = pictures(*load_model(run), examples)
+        shown = pictures(*load_whole_model(run), examples)
     console = Console()
     console.print(str(write_report(run, shown)))
     if shown:
