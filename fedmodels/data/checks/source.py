@@ -27,6 +27,7 @@ from fedmodels.data.csvfile import canonical, canonical_code, numbers, read_csv
 from fedmodels.data.dataset import Dataset
 from fedmodels.data.physionet2012 import LABEL, PATIENT, read_stays
 from fedmodels.data.records import rules_of, select
+from fedmodels.errors import DataError
 from fedmodels.files import read_text
 from fedmodels.study import Column, SeriesInput, Study, TableInput
 
@@ -76,13 +77,14 @@ def read_source(binding_path: Path, study: Study, data: Dataset) -> Source:
         case SeriesLong() | SeriesPhysionet2012(), SeriesInput():
             return _series(binding, study.input, data)
         case _:
-            return _unknown(binding, data)
-    # Not one record per row: a file of several images, or files that have changed since they were loaded.
-    return source if len(source.rows) == len(data) else _unknown(binding, data)
-
-
-def _unknown(binding: DataBinding, data: Dataset) -> Source:
-    return Source(_numbered(len(data)), _bound(binding), frozenset(binding.where))
+            return Source(_numbered(len(data)), _bound(binding), frozenset(binding.where))
+    if len(source.rows) != len(data):
+        if isinstance(binding, ImageFolder):  # files of several images
+            return Source(_numbered(len(data)), _bound(binding), frozenset(binding.where))
+        raise DataError(
+            "the files have changed while they were checked", where=str(binding_path), fix="run the check again"
+        )
+    return source
 
 
 def _numbered(count: int) -> npt.NDArray[np.int64]:
