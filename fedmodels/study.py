@@ -65,28 +65,35 @@ def _check_range(low: float, high: float) -> None:
 
 
 class Variable(Strict, frozen=True):
-    """A measured quantity with its public plausible range [low, high] in its own unit; values outside are clipped."""
+    """A measured quantity with its public plausible range [low, high] in `unit`; values outside are clipped.
+
+    unit: hospitals whose data are in another one say so in their bindings, and are converted; empty = as agreed.
+    """
 
     name: str
     low: float
     high: float
+    unit: str = ""
 
     def __post_init__(self) -> None:
         _check_range(self.low, self.high)
 
 
 class Column(Strict, frozen=True):
-    """A column of a table: a number with a public range, or a category with its public values."""
+    """A column of a table: a number with a public range in `unit` (as of `Variable`), or a category with its values."""
 
     name: str
     kind: Literal["number", "category"] = "number"
     low: float = 0.0
     high: float = 1.0
     values: tuple[str, ...] = ()
+    unit: str = ""
 
     def __post_init__(self) -> None:
         if self.kind == "number":
             _check_range(self.low, self.high)
+        elif self.unit:
+            raise ValueError("a category has no `unit`")
         elif len(self.values) < 2 or len(set(self.values)) != len(self.values):
             raise ValueError("a category needs at least two different `values`")
 

@@ -17,8 +17,8 @@ steps = 48                # intervals of the grid
 step_minutes = 60
 # Every variable with its public plausible range: never the data's own mean and deviation.
 variables = [
-    {{ name = "HR", low = 20, high = 220 }},
-    {{ name = "Temp", low = 30, high = 43 }},
+    {{ name = "HR", low = 20, high = 220, unit = "bpm" }},
+    {{ name = "Temp", low = 30, high = 43, unit = "C" }},      # data in another unit are converted by the binding
 ]
 statics = [{{ name = "Age", low = 15, high = 100 }}]
 """,

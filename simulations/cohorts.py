@@ -216,7 +216,7 @@ def _write_texts(hospital: _Hospital) -> str:
     ]
     _write_csv(hospital.folder / "notes.csv", ("patient", "label", "text"), rows)
     return f"""
-kind = "text-csv"
+kind = "text"
 path = "notes.csv"
 
 [columns]
@@ -260,7 +260,7 @@ def _write_table(hospital: _Hospital) -> str:
         rows.append((name, label, *("" if draw.random() < unknown else cell for cell in cells)))
     _write_csv(hospital.folder / "table.csv", ("patient", "label", "age", "marker", "pressure", "smoker"), rows)
     return f"""
-kind = "table-csv"
+kind = "table"
 path = "table.csv"
 
 [columns]

@@ -62,7 +62,7 @@ def new_patients(folder: Path) -> str:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    (folder / "new.toml").write_text('kind = "table-csv"\npath = "new.csv"\n[columns]\npatient = "patient"\n')
+    (folder / "new.toml").write_text('kind = "table"\npath = "new.csv"\n[columns]\npatient = "patient"\n')
     return "new.toml"
 
 

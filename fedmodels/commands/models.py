@@ -80,6 +80,8 @@ def _records(binding: Path, card: Card, split: str, *, labelled: bool = True) ->
     if split not in (*_SPLITS, "all"):
         raise UsageError(f"unknown split `{split}`", where="--split", fix="use test, train or all")
     data = load(binding, card, labelled=labelled)
+    for note in data.notes:
+        Console(stderr=True, highlight=False).print(f"note: {note}", markup=False)
     if split != "all" and (data.y == UNLABELLED).any():
         raise UsageError(
             f"the records have no labels, so there is no {split} part of them",

@@ -4,8 +4,9 @@ Relative paths are relative to the binding file. A leading `$FEDMODELS_DATA` sta
 the environment variable, else the first of `data` and `../shared/data` that exists below the working directory or the
 repository. No other variable is expanded, so that a binding means the same for every user of a machine.
 
-Bindings of images have a `cache`: the folder where many images are kept as the study asks for them (`store`), by
-default beside the binding. Simulated hospitals that share a pool share its cache.
+Files of rows are CSV, TSV, Parquet or lines of JSON, by the end of their names (see `rowfile`). Bindings of images have
+a `cache`: the folder where many images are kept as the study asks for them (`store`), by default beside the binding.
+Simulated hospitals that share a pool share its cache.
 
 A binding that names no labels is of unlabelled records, new patients of whom a model shall say something. It needs no
 `[split]` either: without one every record is a test record. A binding that names labels needs its split.
@@ -21,6 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from fedmodels import strict_toml
+from fedmodels.data.encoding import DETECT
 from fedmodels.errors import DataError, FileError
 from fedmodels.files import read_text
 from fedmodels.study import Strict
@@ -39,7 +41,8 @@ class Split(Strict, frozen=True):
 
     test_fraction: by a salted hash of the patient, so that new patients never move old ones; or
     column: of the data itself, holding the words `train` and `test`; or
-    file + patient + column: a CSV that lists patients, narrowed by `where`; patients that it does not list are unused.
+    file + patient + column: a file that lists patients, narrowed by `where`; patients that it does not list
+    are unused.
     """
 
     test_fraction: Fraction | None = None
@@ -93,16 +96,30 @@ class DicomColumns(RecordColumns, frozen=True, kw_only=True):
 
 
 class SeriesColumns(Strict, frozen=True):
-    """`[columns]` of long-format series: the first four in the measurements; patient and label in any outcomes."""
+    """`[columns]` of long-format series: the first four in the measurements; patient and label in any outcomes.
+
+    admission: of dates of admission, in the outcomes or in `admissions`, where times are dates.
+    """
 
     patient: Text = "patient"
     time: Text = "time"
     variable: Text = "variable"
     value: Text = "value"
     label: Text = "label"
+    admission: Text = "admission"
+
+
+class GridColumns(Strict, frozen=True):
+    """`[columns]` of series on the study's grid; every variable has a column of its own name."""
+
+    patient: Text = "patient"
+    step: Text = "step"
+    label: Text = "label"
 
 
 def _check_encoding(encoding: str) -> None:
+    if encoding == DETECT:
+        return
     try:
         codecs.lookup(encoding)
     except LookupError:
@@ -114,14 +131,14 @@ class Common(Strict, frozen=True, kw_only=True):
 
     labels: study label of each value in the data; empty when the data holds the study's labels themselves.
     where: only records whose column has this value. patients: a file that lists the only patients to use, one a line.
-    encoding: of the text files that the binding names.
+    encoding: of the text files that the binding names; `detect` tells UTF-8, GB18030 and Latin-1 apart.
     """
 
     path: Text
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     where: dict[str, str] = msgspec.field(default_factory=dict)
     patients: str = ""
-    encoding: str = "utf-8"
+    encoding: str = DETECT
 
     HOW_TO_LABEL: ClassVar[str]
 
@@ -158,11 +175,15 @@ class _Rows(_Listed, frozen=True, kw_only=True):
 
 
 class _Series(_Listed, frozen=True, kw_only=True):
-    """One series per patient of the outcomes; without them per patient of the measurements, and unlabelled."""
+    """One series per patient of the outcomes; without them per patient of the measurements, and unlabelled.
+
+    units: unit of variables of the study in the data, where it is not the study's; they are converted.
+    """
 
     HOW_TO_LABEL = "name the file that holds them as `outcomes`, and add a `[split]`"
 
     outcomes: Text | None = None
+    units: dict[str, Text] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -250,14 +271,34 @@ class ImageNpz(Common, frozen=True, tag="image-npz", tag_field="kind", kw_only=T
 
 
 class SeriesLong(_Series, frozen=True, tag="series-long", tag_field="kind", kw_only=True):
-    """A CSV with one measurement per row and, unless unlabelled, a CSV `outcomes` with one patient per row.
+    """A file with one measurement per row and, unless unlabelled, a file `outcomes` with one patient per row.
 
-    time_unit: of the time since admission; "hh:mm" is hours and minutes. missing: values that mean not measured.
+    time_unit: of the time since admission; "hh:mm" is hours and minutes. "datetime": ISO 8601 dates and times, counted
+    from the patient's date of admission in the outcomes, or in the file `admissions`.
+    missing: values that mean not measured.
     `where` and a split column name columns of the outcomes, `where` also statics of the study.
     """
 
     columns: SeriesColumns = SeriesColumns()
-    time_unit: Literal["minutes", "hours", "hh:mm"] = "minutes"
+    time_unit: Literal["minutes", "hours", "hh:mm", "datetime"] = "minutes"
+    admissions: Text | None = None
+    missing: tuple[str, ...] = ("",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.time_unit == "datetime" and not (self.admissions or self.outcomes):
+            raise ValueError('time_unit "datetime" needs dates of admission: name a file of them as `admissions`')
+        if self.admissions and self.time_unit != "datetime":
+            raise ValueError('`admissions` is for time_unit "datetime"')
+
+
+class SeriesGrid(_Series, frozen=True, tag="series-grid", tag_field="kind", kw_only=True):
+    """A file with one row per patient and step of the study's grid, numbered from 0, and one column per variable.
+
+    Steps without any measurement may be left out. missing: values that mean not measured. Outcomes as of series-long.
+    """
+
+    columns: GridColumns = GridColumns()
     missing: tuple[str, ...] = ("",)
 
 
@@ -265,21 +306,25 @@ class SeriesPhysionet2012(_Series, frozen=True, tag="series-physionet2012", tag_
     """PhysioNet/CinC Challenge 2012: a folder or .tar.gz with one text file per stay, and the `outcomes` file."""
 
 
-class TextCsv(_Rows, frozen=True, tag="text-csv", tag_field="kind", kw_only=True):
-    """A CSV with one text per row."""
+class TextFile(_Rows, frozen=True, tag="text", tag_field="kind", kw_only=True):
+    """A file with one text per row."""
 
     columns: TextColumns
 
 
-class TableCsv(_Rows, frozen=True, tag="table-csv", tag_field="kind", kw_only=True):
-    """A CSV with one record per row. header: column names of a file without a first line of names."""
+class TableFile(_Rows, frozen=True, tag="table", tag_field="kind", kw_only=True):
+    """A file with one record per row. header: column names of a CSV without a first line of names.
+
+    missing: values that mean not known. units: as of series.
+    """
 
     header: tuple[Text, ...] = ()
+    units: dict[str, Text] = msgspec.field(default_factory=dict)
     missing: tuple[str, ...] = ("",)
 
 
 ImageBinding = ImageFolder | DicomFolder | ImageNpz
-RowBinding = ImageFolder | DicomFolder | SeriesLong | SeriesPhysionet2012 | TextCsv | TableCsv
+RowBinding = ImageFolder | DicomFolder | SeriesLong | SeriesGrid | SeriesPhysionet2012 | TextFile | TableFile
 DataBinding = RowBinding | ImageNpz
 
 
@@ -334,6 +379,6 @@ def data_root(environment: Mapping[str, str], working_directory: Path) -> Path:
 
 
 def _paths(binding: DataBinding) -> Iterator[tuple[str, str]]:
-    for key in ("path", "index", "outcomes", "patients", "cache"):
+    for key in ("path", "index", "outcomes", "admissions", "patients", "cache"):
         if value := getattr(binding, key, ""):
             yield key, value

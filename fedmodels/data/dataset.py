@@ -25,6 +25,8 @@ class Dataset:
     y: [n] int64 index into the study's labels; UNLABELLED throughout when the binding names no labels, which only a
        caller that asked for it (`load(..., labelled=False)`) ever meets.
     split: [n] uint8, TRAIN or TEST; constant within a patient.
+    notes: what a person should know about how the files were read, in sentences with counts and columns only; of the
+       whole pool of records, also where these are a part of it. For the hospital's own people, never sent.
     """
 
     patients: npt.NDArray[np.str_]
@@ -32,6 +34,7 @@ class Dataset:
     y: npt.NDArray[np.int64]
     split: npt.NDArray[np.uint8]
     lengths: npt.NDArray[np.int64] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.patients)
@@ -55,7 +58,7 @@ class Dataset:
         """The records at these row numbers, in this order."""
         index = np.asarray(rows, dtype=np.intp)
         lengths = None if self.lengths is None else self.lengths[index]
-        return Dataset(self.patients[index], self.x[index], self.y[index], self.split[index], lengths)
+        return Dataset(self.patients[index], self.x[index], self.y[index], self.split[index], lengths, self.notes)
 
     def part(self, split: int) -> "Dataset":
         """The records of one split (TRAIN or TEST)."""

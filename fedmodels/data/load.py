@@ -13,10 +13,11 @@ from fedmodels.data.binding import (
     DicomFolder,
     ImageFolder,
     ImageNpz,
+    SeriesGrid,
     SeriesLong,
     SeriesPhysionet2012,
-    TableCsv,
-    TextCsv,
+    TableFile,
+    TextFile,
     read_binding,
     sources,
 )
@@ -83,9 +84,9 @@ def load(binding_path: Path, study: Described, *, labelled: bool = True) -> Data
 def load_texts(binding_path: Path, study: Described) -> list[str]:
     """The texts that `load` made its records of, in the same order, as they are written."""
     binding = read_binding(binding_path)
-    if not isinstance(binding, TextCsv):
+    if not isinstance(binding, TextFile):
         raise DataError("the records are not texts", where=str(binding_path), fix="name a binding of texts")
-    records, texts = read_raw_texts(binding, study.study.labels)
+    records, texts, _ = read_raw_texts(binding, study.study.labels)
     if not binding.patients:
         return texts
     names = _listed(binding)
@@ -140,11 +141,11 @@ def _read(binding: DataBinding, study: Described, path: Path) -> Dataset:
             return read_dicom_folder(binding, study.input, labels)
         case ImageNpz(), ImageInput():
             return read_image_npz(binding, study.input, labels)
-        case SeriesLong() | SeriesPhysionet2012(), SeriesInput():
+        case SeriesLong() | SeriesGrid() | SeriesPhysionet2012(), SeriesInput():
             return read_series(binding, study.input, labels)
-        case TextCsv(), TextInput():
+        case TextFile(), TextInput():
             return read_texts(binding, study.input, labels)
-        case TableCsv(), TableInput():
+        case TableFile(), TableInput():
             return read_table(binding, study.input, labels)
         case _:
             kind, modality = (value.__struct_config__.tag for value in (binding, study.input))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
-from fedmodels.data.csvfile import check_exists, clock_minutes, decode, numbers, read_bytes, read_csv, require
+from fedmodels.data.csvfile import check_exists, numbers, read_bytes
+from fedmodels.data.encoding import decode
+from fedmodels.data.times import clock_minutes
 from fedmodels.errors import DataError
 
 PATIENT, LABEL = "RecordID", "In-hospital_death"
@@ -27,13 +29,6 @@ def check_variables(names: Sequence[str], path: Path) -> None:
         )
 
 
-def read_outcomes(path: Path) -> pl.DataFrame:
-    """RecordID and In-hospital_death of every stay, as text."""
-    frame = read_csv(path, "utf-8")
-    require(frame, [PATIENT, LABEL], path)
-    return frame.select(PATIENT, LABEL)
-
-
 def read_stays(path: Path) -> tuple[pl.DataFrame, pl.Series]:
     """Measurements of a folder or .tar.gz of stays: patient, variable, minutes since admission, value; all patients.
 
@@ -44,7 +39,7 @@ def read_stays(path: Path) -> tuple[pl.DataFrame, pl.Series]:
     lines: list[str] = []
     malformed = 0
     for name, content in _files(path):
-        head, *body = decode(content, "utf-8", path).splitlines()
+        head, *body = decode(content, "utf-8", path)[0].splitlines() or [""]
         malformed += head.strip() != _HEADER or any(line.count(",") != 2 for line in body)
         patients.append(Path(name).stem)
         sizes.append(len(body))
@@ -73,12 +68,11 @@ def _repeat(names: list[str], sizes: list[int]) -> list[str]:
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every non-empty stay, in the order of the names."""
+    """Name and content of every stay, in the order of the names."""
     check_exists(path)
     if path.is_dir():
         for file in sorted(path.glob("*.txt")):
-            if content := read_bytes(file):
-                yield file.name, content
+            yield file.name, read_bytes(file)
         return
     try:
         with tarfile.open(path, "r:*") as archive:

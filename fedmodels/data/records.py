@@ -10,8 +10,9 @@ import numpy.typing as npt
 import polars as pl
 
 from fedmodels.data.binding import ROW, RowBinding, Split
-from fedmodels.data.csvfile import canonical, canonical_code, read_csv, require
+from fedmodels.data.csvfile import canonical, canonical_code, require
 from fedmodels.data.dataset import TEST, TRAIN, UNLABELLED
+from fedmodels.data.rowfile import Reader
 from fedmodels.errors import DataError
 
 _NO_LABEL = ("", "nan", "na", "n/a", "null", "none", "?")
@@ -32,7 +33,7 @@ class Records:
 class Rules:
     """How the columns of a file become records. labels: study labels in order; names: label of each raw value.
 
-    label: None for unlabelled records. split: None makes all of them test records.
+    label: None for unlabelled records. split: None makes all of them test records. reader: of the binding's files.
     """
 
     patient: str
@@ -41,12 +42,12 @@ class Rules:
     where: Mapping[str, str]
     names: Mapping[str, str]
     labels: tuple[str, ...]
-    encoding: str
+    reader: Reader
 
 
 def rules_of(binding: RowBinding, patient: str, label: str | None, labels: tuple[str, ...]) -> Rules:
     """The rules that a binding states, for its columns of patients and labels."""
-    return Rules(patient, label, binding.split, binding.where, binding.labels, labels, binding.encoding)
+    return Rules(patient, label, binding.split, binding.where, binding.labels, labels, Reader(binding.encoding))
 
 
 def select(frame: pl.DataFrame, rules: Rules, path: Path) -> Records:
@@ -129,7 +130,7 @@ def _with_split(frame: pl.DataFrame, rules: Rules, path: Path) -> pl.DataFrame:
     if not split.file:
         return frame.with_columns(_split_codes(frame[split.column], split, path))
     file = Path(split.file)
-    listed = _read_split(file, split, rules.encoding)
+    listed = _read_split(file, split, rules.reader)
     joined = frame.join(listed, on="\0patient", how="inner", maintain_order="left")
     if not len(joined):
         raise DataError(
@@ -140,8 +141,8 @@ def _with_split(frame: pl.DataFrame, rules: Rules, path: Path) -> pl.DataFrame:
     return joined
 
 
-def _read_split(file: Path, split: Split, encoding: str) -> pl.DataFrame:
-    table = read_csv(file, encoding)
+def _read_split(file: Path, split: Split, reader: Reader) -> pl.DataFrame:
+    table = reader.rows(file)
     require(table, [split.patient, split.column, *split.where], file)
     table = table.filter(*[canonical(column) == canonical_code(value) for column, value in split.where.items()])
     if doubled := len(table) - table[split.patient].n_unique():

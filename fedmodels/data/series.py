@@ -4,7 +4,9 @@ For every variable and step: the value (mean of the step's measurements, else th
 the public range), whether it was measured in this step, and the hours since its last measurement as a fraction of the
 horizon (1 before the first). Values are clipped to the public range first, so that an outlier weighs as much as the
 edge of what is plausible. A step is closed on the left; the horizon itself belongs to the last step. Measurements
-before admission or beyond the horizon are left out, as are variables that the study does not name.
+before admission or beyond the horizon are left out and counted in the notes; variables that the study does not name are
+left out. Several measurements in one step, also at the same minute, count with their mean; of a static, the earliest
+counts, and of several at that minute the last in the file.
 """
 
 from dataclasses import dataclass
@@ -14,16 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from fedmodels.data.binding import SeriesLong, SeriesPhysionet2012
-from fedmodels.data.csvfile import clock_minutes, numbers, read_csv, require
+from fedmodels.data.csvfile import require
 from fedmodels.data.dataset import Dataset
-from fedmodels.data.physionet2012 import LABEL, PATIENT, check_variables, read_outcomes, read_stays
+from fedmodels.data.measurements import SeriesBinding, columns_of, in_units, one_row_each, read_measurements
 from fedmodels.data.records import Rules, rules_of, select
+from fedmodels.data.units import implausible
 from fedmodels.errors import DataError
 from fedmodels.study import SeriesInput, Variable
 
 _UNKNOWN = 0.5
-_MINUTES = {"minutes": 1.0, "hours": 60.0}
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,30 +37,30 @@ class Points:
     value: npt.NDArray[np.float64]
 
 
-def read_series(binding: SeriesLong | SeriesPhysionet2012, input_: SeriesInput, labels: tuple[str, ...]) -> Dataset:
+def read_series(binding: SeriesBinding, input_: SeriesInput, labels: tuple[str, ...]) -> Dataset:
     """x float32 [n, steps, features] within [0, 1]; lengths run to the last step with any measurement, at least 1."""
     path, listing = Path(binding.path), Path(binding.outcomes or binding.path)
-    if isinstance(binding, SeriesLong):
-        measured, everyone = _read_long(binding, path)
-        patient, label = binding.columns.patient, binding.columns.label
-    else:
-        check_variables([variable.name for variable in (*input_.variables, *input_.statics)], listing)
-        measured, everyone = read_stays(path)
-        patient, label = PATIENT, LABEL
+    patient, label = columns_of(binding)
+    rules = rules_of(binding, patient, label if binding.labelled else None, labels)
+    measured, everyone = read_measurements(binding, input_, rules.reader)
     if binding.labelled:
-        outcomes = _read_outcomes(binding, patient, label, listing)
+        outcomes = rules.reader.rows(listing)
+        require(outcomes, [patient, label], listing)
+        one_row_each(outcomes, patient, label, listing)
     else:
         outcomes = pl.DataFrame({patient: everyone})
-    rules = rules_of(binding, patient, label if binding.labelled else None, labels)
     records = select(_with_statics(outcomes, measured, rules), rules, listing)
     order = pl.DataFrame({"patient": records.patients.tolist()}).with_row_index("index")
     chosen = measured.join(order, on="patient", how="inner")
     _check_found(chosen, len(order), input_, path)
-    points = _points(chosen, input_)
+    chosen = in_units(chosen, input_, binding.units, path)
+    points, notes = _points(chosen, input_)
     values, lengths = grid(points, len(order), input_)
     statics = _statics(chosen, len(order), input_.statics)
     repeated = np.broadcast_to(statics[:, None, :], (len(order), input_.steps, statics.shape[1]))
-    return Dataset(records.patients, np.concatenate([values, repeated], axis=2), records.y, records.split, lengths)
+    x = np.concatenate([values, repeated], axis=2)
+    said = tuple(dict.fromkeys([*rules.reader.notes, *notes]))
+    return Dataset(records.patients, x, records.y, records.split, lengths, said)
 
 
 def grid(points: Points, patients: int, input_: SeriesInput) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -80,42 +81,6 @@ def grid(points: Points, patients: int, input_: SeriesInput) -> tuple[npt.NDArra
     x[..., 2] = np.where(last >= 0, (now - last) / steps, 1.0)
     lengths = np.where(measured.any(axis=2), np.arange(1, steps + 1), 1).max(axis=1)
     return x.reshape(patients, steps, variables * 3), lengths.astype(np.int64)
-
-
-def _read_long(binding: SeriesLong, path: Path) -> tuple[pl.DataFrame, pl.Series]:
-    """Columns patient, variable, minutes, value; and all patients, also those of whom every value is missing."""
-    columns = binding.columns
-    frame = read_csv(path, binding.encoding)
-    require(frame, [columns.patient, columns.time, columns.variable, columns.value], path)
-    everyone = frame[columns.patient].unique(maintain_order=True)
-    frame = frame.filter(~pl.col(columns.value).is_in(list(binding.missing)))
-    if binding.time_unit == "hh:mm":
-        minutes = clock_minutes(frame[columns.time], path)
-    else:
-        minutes = numbers(frame[columns.time], (), path) * _MINUTES[binding.time_unit]
-    measured = frame.select(
-        pl.col(columns.patient).alias("patient"),
-        pl.col(columns.variable).alias("variable"),
-        minutes.alias("minutes"),
-        numbers(frame[columns.value], (), path).alias("value"),
-    )
-    return measured, everyone
-
-
-def _read_outcomes(binding: SeriesLong | SeriesPhysionet2012, patient: str, label: str, path: Path) -> pl.DataFrame:
-    outcomes = read_csv(path, binding.encoding) if isinstance(binding, SeriesLong) else read_outcomes(path)
-    require(outcomes, [patient, label], path)
-    repeated = len(outcomes) - outcomes[patient].n_unique()
-    if not repeated:
-        return outcomes
-    twice = outcomes.group_by(patient).agg(pl.col(label).n_unique().alias("labels"))
-    two_labels = int((twice["labels"] > 1).sum())
-    detail = f", {two_labels} patients with different labels" if two_labels else ""
-    raise DataError(
-        f"column `{patient}`: {repeated} of {len(outcomes)} rows repeat a patient{detail}",
-        where=str(path),
-        fix="the outcomes need exactly one row per patient",
-    )
 
 
 def _with_statics(outcomes: pl.DataFrame, measured: pl.DataFrame, rules: Rules) -> pl.DataFrame:
@@ -147,13 +112,25 @@ def _check_found(chosen: pl.DataFrame, patients: int, input_: SeriesInput, path:
         )
 
 
-def _points(chosen: pl.DataFrame, input_: SeriesInput) -> Points:
-    index, values = _scaled(chosen, input_.variables)
-    minutes = chosen["minutes"].to_numpy()
-    horizon = input_.steps * input_.step_minutes
-    kept = (index >= 0) & (minutes >= 0) & (minutes <= horizon)
+def _points(chosen: pl.DataFrame, input_: SeriesInput) -> tuple[Points, list[str]]:
+    """The measurements that fall on the grid, and what is to be said about the others."""
+    index = _index(chosen, input_.variables)
+    values, minutes, patient = (chosen[name].to_numpy() for name in ("value", "minutes", "index"))
+    horizon, known = input_.steps * input_.step_minutes, index >= 0
+    before, after = int((known & (minutes < 0)).sum()), int((known & (minutes > horizon)).sum())
+    kept = known & (minutes >= 0) & (minutes <= horizon)
+    notes = implausible(input_.variables, index, values)
+    if before or after:
+        notes.append(
+            f"of {known.sum()} measurements, {before} before admission and {after} after the {horizon / 60:g} hours of "
+            "the study's grid were left out"
+        )
+    patients = len(np.unique(patient))
+    if without := patients - len(np.unique(patient[kept])):
+        notes.append(f"{without} of {patients} patients have no measurement of the study's variables on its grid")
     step = np.minimum((minutes[kept] / input_.step_minutes).astype(np.int64), input_.steps - 1)
-    return Points(chosen["index"].to_numpy().astype(np.int64)[kept], step, index[kept], values[kept])
+    scaled = _scaled(values[kept], index[kept], input_.variables)
+    return Points(patient.astype(np.int64)[kept], step, index[kept], scaled), notes
 
 
 def _statics(chosen: pl.DataFrame, patients: int, statics: tuple[Variable, ...]) -> npt.NDArray[np.float32]:
@@ -161,20 +138,27 @@ def _statics(chosen: pl.DataFrame, patients: int, statics: tuple[Variable, ...])
     x = np.tile(np.array([_UNKNOWN, 1.0], dtype=np.float32), (patients, len(statics), 1))
     ordered = chosen.filter(pl.col("variable").is_in([static.name for static in statics]))
     ordered = ordered.sort("minutes", descending=True, maintain_order=True)
-    index, values = _scaled(ordered, statics)
+    index = _index(ordered, statics)
+    values = _scaled(ordered["value"].to_numpy(), index, statics)
     # Later assignments win, hence the earliest value comes last.
     x[ordered["index"].to_numpy(), index, 0] = values
     x[ordered["index"].to_numpy(), index, 1] = 0.0
     return x.reshape(patients, 2 * len(statics))
 
 
-def _scaled(
-    frame: pl.DataFrame, variables: tuple[Variable, ...]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Index of each row's variable (-1 where not among `variables`) and its value scaled by the public range."""
+def _index(frame: pl.DataFrame, variables: tuple[Variable, ...]) -> npt.NDArray[np.int64]:
+    """Index of each row's variable, -1 where it is not among `variables`."""
     names = {variable.name: number for number, variable in enumerate(variables)}
-    index = frame["variable"].replace_strict(names, default=-1, return_dtype=pl.Int64).to_numpy()
-    low = np.array([*(variable.low for variable in variables), 0.0])
-    high = np.array([*(variable.high for variable in variables), 1.0])
-    clipped = frame["value"].to_numpy().clip(low[index], high[index])
-    return index, (clipped - low[index]) / (high[index] - low[index])
+    return frame["variable"].replace_strict(names, default=-1, return_dtype=pl.Int64).to_numpy()
+
+
+def _scaled(
+    values: npt.NDArray[np.float64], index: npt.NDArray[np.int64], variables: tuple[Variable, ...]
+) -> npt.NDArray[np.float64]:
+    """Values within [0, 1]: clipped to the public range of their variables and scaled by it."""
+    low = np.array([variable.low for variable in variables])
+    high = np.array([variable.high for variable in variables])
+    if not len(index):
+        return values
+    scaled: npt.NDArray[np.float64] = (values.clip(low[index], high[index]) - low[index]) / (high - low)[index]
+    return scaled

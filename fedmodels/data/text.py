@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from fedmodels.data.binding import TextCsv
-from fedmodels.data.csvfile import read_csv, require
+from fedmodels.data.binding import TextFile
+from fedmodels.data.csvfile import require
 from fedmodels.data.dataset import Dataset
 from fedmodels.data.records import Records, rules_of, select
 from fedmodels.errors import DataError
@@ -54,19 +54,20 @@ def token_spans(text: str, input_: TextInput) -> list[tuple[int, int]]:
     return [(origins[match.start()], _after(ends, match.end())) for match in found]
 
 
-def read_raw_texts(binding: TextCsv, labels: tuple[str, ...]) -> tuple[Records, list[str]]:
-    """The records of a binding with the text of each, as it is written."""
+def read_raw_texts(binding: TextFile, labels: tuple[str, ...]) -> tuple[Records, list[str], list[str]]:
+    """The records of a binding, the text of each as it is written, and notes on how the file was read."""
     path = Path(binding.path)
-    frame = read_csv(path, binding.encoding)
+    rules = rules_of(binding, binding.columns.patient, binding.columns.label, labels)
+    frame = rules.reader.rows(path)
     require(frame, binding.columns.text, path)
-    records = select(frame, rules_of(binding, binding.columns.patient, binding.columns.label, labels), path)
+    records = select(frame, rules, path)
     texts = frame.select(pl.concat_str(list(binding.columns.text), separator="\n").alias("text"))["text"].to_list()
-    return records, [texts[row] for row in records.rows.tolist()]
+    return records, [texts[row] for row in records.rows.tolist()], rules.reader.notes
 
 
-def read_texts(binding: TextCsv, input_: TextInput, labels: tuple[str, ...]) -> Dataset:
+def read_texts(binding: TextFile, input_: TextInput, labels: tuple[str, ...]) -> Dataset:
     """x int32 [n, max_tokens] with 0 as padding. A record without any word is refused."""
-    records, texts = read_raw_texts(binding, labels)
+    records, texts, notes = read_raw_texts(binding, labels)
     x, lengths = encode(texts, input_)
     if empty := int((lengths == 0).sum()):
         raise DataError(
@@ -74,7 +75,7 @@ def read_texts(binding: TextCsv, input_: TextInput, labels: tuple[str, ...]) -> 
             where=binding.path,
             fix="leave records without text out of the export",
         )
-    return Dataset(records.patients, x, records.y, records.split, lengths)
+    return Dataset(records.patients, x, records.y, records.split, lengths, tuple(notes))
 
 
 def encode(texts: Sequence[str], input_: TextInput) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:

@@ -16,7 +16,7 @@ from simulations.digits import digits_study
 
 _HOSPITALS = 4
 _BINDING = """\
-kind = "table-csv"
+kind = "table"
 path = "digits.csv"
 
 [columns]

@@ -37,7 +37,7 @@ mode = "none"
 hospitals = 3
 """
 BINDING = """
-kind = "table-csv"
+kind = "table"
 path = "table.csv"
 [where]
 clinic = "7"

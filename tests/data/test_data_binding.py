@@ -6,7 +6,7 @@ from fedmodels.data.binding import data_root, parse_binding, read_binding, resol
 from fedmodels.errors import DataError, FileError
 
 TABLE = """
-kind = "table-csv"
+kind = "table"
 path = "heart.csv"
 [columns]
 patient = "row"
@@ -32,7 +32,7 @@ def test_a_binding_is_read_with_all_paths_absolute_and_relative_to_itself(tmp_pa
     [
         (('label = "num"', 'label = "num"\nlable = "num"'), "data.toml:7: unknown key `columns.lable`"),
         (('path = "heart.csv"', ""), "missing key `path`"),
-        (('"table-csv"', '"table-xls"'), "kind"),
+        (('"table"', '"table-xls"'), "kind"),
         (('path = "heart.csv"', 'path = "heart.csv"\nencoding = "utf-99"'), "encoding"),
         (("[split]\ntest_fraction = 0.2", ""), "data.toml: missing key `split`"),
         (("test_fraction = 0.2", ""), "either `test_fraction` or `column`"),
@@ -58,8 +58,8 @@ SERIES = 'path = "m.csv"\n[labels]\n0 = "a"\n'
     ("labelled", "label"),
     [
         (UNSPLIT, 'label = "num"\n'),
-        (UNSPLIT.replace("table-csv", "text-csv") + 'text = ["t"]\n', 'label = "num"\n'),
-        ('index = "i.csv"' + UNSPLIT.replace("table-csv", "image-folder") + 'file = "f"\n', 'label = "num"\n'),
+        (UNSPLIT.replace("table", "text") + 'text = ["t"]\n', 'label = "num"\n'),
+        ('index = "i.csv"' + UNSPLIT.replace("table", "image-folder") + 'file = "f"\n', 'label = "num"\n'),
         ('kind = "series-long"\noutcomes = "o.csv"\n' + SERIES, 'outcomes = "o.csv"\n'),
         ('kind = "series-physionet2012"\noutcomes = "o.csv"\n' + SERIES, 'outcomes = "o.csv"\n'),
     ],

@@ -12,7 +12,7 @@ from fedmodels.study import Column, ImageInput, SeriesInput, TableInput, TextInp
 
 INPUT = TableInput((Column("age", low=0, high=100),))
 BINDING = """
-kind = "table-csv"
+kind = "table"
 path = "{path}"
 [columns]
 patient = "who"
@@ -91,7 +91,7 @@ def test_an_empty_site_is_refused(tmp_path):
     "input_", [ImageInput(height=8, width=8), TextInput(), SeriesInput((Variable("HR", 0, 1),), steps=1)]
 )
 def test_data_of_another_modality_than_the_study_is_refused(tmp_path, input_):
-    with pytest.raises(DataError, match="kind `table-csv`, the study's input has modality"):
+    with pytest.raises(DataError, match="kind `table`, the study's input has modality"):
         read(tmp_path, input_, BINDING.format(path="t.csv"), t__csv=ROWS)
 
 

@@ -12,7 +12,7 @@ from fedmodels.study import Column, TableInput
 
 INPUT = TableInput((Column("age", low=0, high=100), Column("pain", kind="category", values=("1", "2"))))
 BINDING = """
-kind = "table-csv"
+kind = "table"
 path = "t.csv"
 missing = ["?", ""]
 [columns]
@@ -94,18 +94,25 @@ SECRET = "Xsecret9"
         (",num,", ",outcome,", "no column `num`"),
         ("who,age", "who,years", "no column `age`"),
         ("a,50", f"a,{SECRET}", "column `age`: 1 of 3 rows are not numbers"),
-        ("a,50", "a,nan", "column `age`: 1 of 3 rows are not numbers"),
+        ("a,50", "a,nan", "column `age`: 1 of 3 rows are nan or infinite"),
+        ("a,50", "a,-Infinity", "column `age`: 1 of 3 rows are nan or infinite"),
+        ("a,50", "a,1970-01-31", "column `age`: 1 of 3 rows are dates, not numbers"),
+        ("a,50", 'a,"50,5"', "they have a decimal comma"),
+        ("a,50", "a,<50", "bounds such as < or >"),
         (",0,train", f",{SECRET},train", "column `num`: 1 of 3 records have a label that is not in"),
         (",0,train", ",NaN,train", "column `num`: 1 of 3 records have no label"),
         (",0,train", ",,train", "column `num`: 1 of 3 records have no label"),
         (",0,train", f",0,{SECRET}", "column `set`: 1 of 3 rows are neither `train` nor `test`"),
         ("a,50", ",50", "column `who`: 1 of 3 rows have no patient"),
-        (",0,train", f",0,train,{SECRET}", "1 of 3 rows do not have 5 cells"),
+        (",0,train", f",0,train,{SECRET}", "1 of 3 rows do not have 5 cells, the first is row 1"),
         (",0,train", f",{SECRET}", "1 of 3 rows do not have 5 cells"),
         ("a,50", f'"{SECRET},50', "is not valid CSV"),
         ("who,age", "age,age", "a column name occurs twice"),
         ("a,120,3,1,train", "a,120,3,1,test", "both the training and the test split"),
+        (",", ";", "separated by semicolons"),
+        (",", "\t", "separated by tabs"),
         (ROWS, "", "the file is empty"),
+        (ROWS, "\n\n", "the file is empty"),
         (ROWS, "who,age,pain,num,set\n", "the file has no rows"),
     ],
 )

@@ -12,7 +12,7 @@ from fedmodels.study import TextInput
 
 INPUT = TextInput(vocabulary=4096, max_tokens=6)
 BINDING = """
-kind = "text-csv"
+kind = "text"
 path = "t.csv"
 [columns]
 patient = "row"
@@ -72,8 +72,9 @@ def test_texts_need_no_label(tmp_path):
 
 
 def test_a_wrong_encoding_is_named_and_not_guessed(tmp_path):
-    with pytest.raises(DataError, match="is not utf-8 text") as caught:
-        read(tmp_path, INPUT, BINDING, t__csv="label,title,ask\nabsent,咳嗽,x\n".encode("gb18030"))
+    content = "label,title,ask\nabsent,咳嗽,x\n".encode("gb18030")
+    with pytest.raises(DataError, match="line 2 is not utf-8 text") as caught:
+        read(tmp_path, INPUT, 'encoding = "utf-8"' + BINDING, t__csv=content)
     assert "encoding" in caught.value.fix
 
 

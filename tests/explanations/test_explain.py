@@ -25,12 +25,12 @@ TEXTS = ["咳嗽三天，发烧<39>。Cough & fever!", "没有发热", "头痛 a
 FILES = {
     "mlp": (
         TABLE,
-        'kind = "table-csv"\npath = "t.csv"\n[columns]\npatient = "p"\n',
+        'kind = "table"\npath = "t.csv"\n[columns]\npatient = "p"\n',
         "p,n,k\nann,0.5,x\nbob,0.25,\nann,,z\n",
     ),
     "text-gru": (
         TEXT.replace("50", "4096"),
-        'kind = "text-csv"\npath = "t.csv"\n[columns]\npatient = "row"\ntext = ["t"]\n',
+        'kind = "text"\npath = "t.csv"\n[columns]\npatient = "row"\ntext = ["t"]\n',
         "t\n" + "".join(f'"{text}"\n' for text in TEXTS),
     ),
     "gru": (
@@ -207,7 +207,7 @@ def test_a_png_of_names_that_no_font_here_can_write_is_refused(tmp_path: Path) -
     study = a_study("mlp", TABLE.replace("'n'", "'年龄'"))
     save_model(tmp_path, build_model(study), study)
     (tmp_path / "t.csv").write_text("年龄,k\n0.5,x\n", encoding="utf-8")
-    (tmp_path / "data.toml").write_text('kind = "table-csv"\npath = "t.csv"\n[columns]\npatient = "row"\n')
+    (tmp_path / "data.toml").write_text('kind = "table"\npath = "t.csv"\n[columns]\npatient = "row"\n')
     with pytest.raises(UsageError, match="cannot write") as caught:
         explain(tmp_path, tmp_path / "data.toml", "", None, "", tmp_path / "out.png")
     assert ".html" in caught.value.fix

@@ -1,5 +1,6 @@
 """`examine`: all checks on one site's records."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,10 +54,18 @@ def examine_records(subject: Subject) -> Examination:
     summary = summarise(subject)
     found = tuple(marginals(subject, summary))
     findings = [
-        *records(subject), *splits(subject), *classes(subject),
+        *records(subject), *splits(subject), *classes(subject), *_reading(subject),
         *labels_of_patients(subject), *exact(subject, summary), *near_duplicates(subject, summary),
         *leakage(subject, summary),
         *missingness(found), *constants(subject, found), *categories(subject, found),
         *ranges(subject, summary, found), *drift(found), *content(subject, summary),
     ]  # fmt: skip
     return Examination(tuple(findings), subject, summary, found)
+
+
+def _reading(subject: Subject) -> Iterator[Finding]:
+    """What was guessed, left out or changed when the files were read."""
+    if notes := subject.data.notes:
+        yield Finding("reading", "warn", "; ".join(notes), "see docs/data.md for what becomes of such data")
+    else:
+        yield Finding("reading", "ok", "nothing was guessed or left out when the files were read")

@@ -17,16 +17,20 @@ from fedmodels.data.binding import (
     ROW,
     DataBinding,
     ImageFolder,
+    SeriesGrid,
     SeriesLong,
     SeriesPhysionet2012,
-    TableCsv,
-    TextCsv,
+    TableFile,
+    TextFile,
     read_binding,
 )
-from fedmodels.data.csvfile import canonical, canonical_code, numbers, read_csv
+from fedmodels.data.csvfile import canonical, canonical_code, numbers
 from fedmodels.data.dataset import Dataset
-from fedmodels.data.physionet2012 import LABEL, PATIENT, read_stays
+from fedmodels.data.measurements import SeriesBinding, in_units, read_measurements
+from fedmodels.data.physionet2012 import LABEL, PATIENT
 from fedmodels.data.records import rules_of, select
+from fedmodels.data.rowfile import Reader
+from fedmodels.data.units import conversions
 from fedmodels.errors import DataError
 from fedmodels.files import read_text
 from fedmodels.study import Column, SeriesInput, Study, TableInput
@@ -37,7 +41,7 @@ _LETTER = r"\p{L}"
 
 @dataclass(frozen=True, repr=False)
 class Measured:
-    """Every value of one variable in the data's own unit [m], and the record of each [m]."""
+    """Every value of one variable in the study's unit [m], and the record of each [m]."""
 
     values: npt.NDArray[np.float64]
     record: npt.NDArray[np.int64]
@@ -68,13 +72,13 @@ def read_source(binding_path: Path, study: Study, data: Dataset) -> Source:
     """The originals of the records that `load` has read from the same files."""
     binding = read_binding(binding_path)
     match binding, study.input:
-        case TableCsv(), TableInput():
+        case TableFile(), TableInput():
             source = _table(binding, study.input, study.study.labels)
-        case TextCsv(), _:
+        case TextFile(), _:
             source = _texts(binding, study.study.labels)
         case ImageFolder(), _ if not (binding.dicom and binding.dicom.frame == "all"):  # else files are not records
             source = _images(binding, study.study.labels)
-        case SeriesLong() | SeriesPhysionet2012(), SeriesInput():
+        case SeriesLong() | SeriesGrid() | SeriesPhysionet2012(), SeriesInput():
             return _series(binding, study.input, data)
         case _:
             return Source(_numbered(len(data)), _bound(binding), frozenset(binding.where))
@@ -103,7 +107,7 @@ def _bound(binding: DataBinding) -> frozenset[str]:
 
 
 def _chosen(
-    binding: TableCsv | TextCsv | ImageFolder, labels: tuple[str, ...], frame: pl.DataFrame, path: Path
+    binding: TableFile | TextFile | ImageFolder, labels: tuple[str, ...], frame: pl.DataFrame, path: Path
 ) -> pl.DataFrame:
     """The rows that became records, in their order, with their numbers in column `\\0row`."""
     records = select(frame, rules_of(binding, binding.columns.patient, binding.columns.label, labels), path)
@@ -115,15 +119,18 @@ def _chosen(
     return chosen.with_columns(pl.Series("\0row", rows + 1, dtype=pl.Int64))
 
 
-def _table(binding: TableCsv, input_: TableInput, labels: tuple[str, ...]) -> Source:
+def _table(binding: TableFile, input_: TableInput, labels: tuple[str, ...]) -> Source:
     path = Path(binding.path)
-    frame = _chosen(binding, labels, read_csv(path, binding.encoding, binding.header), path)
+    frame = _chosen(binding, labels, Reader(binding.encoding).rows(path, binding.header), path)
+    found = conversions(input_.columns, binding.units, path)
     values, unmatched = {}, {}
     for column in input_.columns:
         if column.kind == "category":
             unmatched[column.name] = _unmatched(frame, column, binding.missing)
         else:
-            values[column.name] = _measured(numbers(frame[column.name], binding.missing, path).to_numpy())
+            factor, offset = found.get(column.name, (1.0, 0.0))
+            cells = numbers(frame[column.name], binding.missing, path).to_numpy()
+            values[column.name] = _measured(cells * factor + offset)
     return Source(frame["\0row"].to_numpy(), _bound(binding), frozenset(binding.where), values, unmatched)
 
 
@@ -138,9 +145,9 @@ def _measured(values: npt.NDArray[np.float64]) -> Measured:
     return Measured(values[there], there.astype(np.int64))
 
 
-def _texts(binding: TextCsv, labels: tuple[str, ...]) -> Source:
+def _texts(binding: TextFile, labels: tuple[str, ...]) -> Source:
     path = Path(binding.path)
-    frame = _chosen(binding, labels, read_csv(path, binding.encoding), path)
+    frame = _chosen(binding, labels, Reader(binding.encoding).rows(path), path)
     text = pl.concat_str(list(binding.columns.text), separator="\n", ignore_nulls=True)
     counts = frame.select(text.str.count_matches(_HAN).alias("han"), text.str.count_matches(_LETTER).alias("letter"))
     han = counts["han"].to_numpy() / np.maximum(counts["letter"].to_numpy(), 1)
@@ -149,7 +156,7 @@ def _texts(binding: TextCsv, labels: tuple[str, ...]) -> Source:
 
 def _images(binding: ImageFolder, labels: tuple[str, ...]) -> Source:
     index, folder = Path(binding.index), Path(binding.path)
-    frame = _chosen(binding, labels, read_csv(index, binding.encoding), index)
+    frame = _chosen(binding, labels, Reader(binding.encoding).rows(index), index)
     sizes = np.zeros((len(frame), 2), dtype=np.int64)
     for number, name in enumerate(frame[binding.columns.file].to_list()):
         try:
@@ -160,18 +167,9 @@ def _images(binding: ImageFolder, labels: tuple[str, ...]) -> Source:
     return Source(frame["\0row"].to_numpy(), _bound(binding), sizes=sizes)
 
 
-def _series(binding: SeriesLong | SeriesPhysionet2012, input_: SeriesInput, data: Dataset) -> Source:
-    if isinstance(binding, SeriesLong):
-        columns, path = binding.columns, Path(binding.path)
-        cells = read_csv(path, binding.encoding)
-        cells = cells.filter(~pl.col(columns.value).is_in(list(binding.missing)))
-        measured = cells.select(
-            pl.col(columns.patient).alias("patient"),
-            pl.col(columns.variable).alias("variable"),
-            numbers(cells[columns.value], (), path).alias("value"),
-        )
-    else:
-        measured = read_stays(Path(binding.path))[0]
+def _series(binding: SeriesBinding, input_: SeriesInput, data: Dataset) -> Source:
+    measured, _ = read_measurements(binding, input_, Reader(binding.encoding))
+    measured = in_units(measured, input_, binding.units, Path(binding.path))
     order = pl.DataFrame({"patient": data.patients.tolist()}).with_row_index("record")
     found = measured.join(order, on="patient", how="inner")
     values = {}
