@@ -126,10 +126,16 @@ class SeriesInput(Strict, frozen=True, tag="series", tag_field="modality"):
 
 
 class TextInput(Strict, frozen=True, tag="text", tag_field="modality"):
-    """Text as at most `max_tokens` public hash buckets out of `vocabulary` (bucket 0 is padding)."""
+    """Text as at most `max_tokens` public hash buckets out of `vocabulary` (bucket 0 is padding).
+
+    keep: of a longer text the first tokens (`head`), the last (`tail`), or as many from either end (`both`).
+    mask_identifiers: names, numbers and e-mail addresses in the forms of `data.identifiers` are replaced first.
+    """
 
     vocabulary: Annotated[int, Meta(ge=16, le=1 << 22)] = 8192
     max_tokens: Annotated[int, Meta(ge=1, le=100_000)] = 128
+    keep: Literal["head", "tail", "both"] = "head"
+    mask_identifiers: bool = True
 
 
 class TableInput(Strict, frozen=True, tag="table", tag_field="modality"):

@@ -25,7 +25,9 @@ statics = [{{ name = "Age", low = 15, high = 100 }}]
     "text": """\
 modality = "text"
 vocabulary = 8192         # public hash buckets: no vocabulary is ever made from patients' text
-max_tokens = 128          # the rest of a longer text is cut
+max_tokens = 128
+keep = "head"             # of a longer text the first tokens; tail: the last; both: as many from either end
+mask_identifiers = true   # names, numbers and dates of birth in known forms; no anonymisation
 """,
     "mlp": """\
 modality = "table"

@@ -6,12 +6,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedmodels.data.text import KEPT
 from fedmodels.dp.accounting import epsilon_bounds
 from fedmodels.dp.plan import Plan, plan_for
 from fedmodels.errors import UsageError
 from fedmodels.files import read_text, write_synced
 from fedmodels.models.registry import architecture, build_model, expected_parameters, families, parameter_count, presets
-from fedmodels.study import Study, parse_study
+from fedmodels.study import Study, TextInput, parse_study
 from fedmodels.study_template import render
 
 _console = Console()
@@ -52,10 +53,12 @@ def rows(study: Study) -> list[tuple[str, str]]:
     stays = f", and {own:,} that never leave a hospital" if own else ""
     about = study.study
     words = {"what": about.description, "intended use": about.intended_use, "limits": about.limits}
+    texts = [("texts", explain_text(study.input))] if isinstance(study.input, TextInput) else []
     return [
         *((heading, text) for heading, text in words.items() if text),
         ("task", f"{about.task}: {', '.join(about.labels)}"),
         ("model", f"{study.model.name}, {parameters:,} parameters{stays}"),
+        *texts,
         (
             "rounds",
             f"{study.training.rounds} of {study.training.local_steps} local steps, "
@@ -65,6 +68,16 @@ def rows(study: Study) -> list[tuple[str, str]]:
         ("each round sends", f"{4 * parameters / 1e6:.1f} MB up and down per hospital"),
         ("privacy", explain(study, plan_for(study))),
     ]
+
+
+def explain_text(input_: TextInput) -> str:
+    """What a model sees of a text."""
+    masked = (
+        "names, numbers and dates of birth in known forms are masked first, which is no anonymisation"
+        if input_.mask_identifiers
+        else "identifiers are not masked: the model sees every word"
+    )
+    return f"of more than {input_.max_tokens} tokens {KEPT[input_.keep]}; {masked}"
 
 
 def explain(study: Study, plan: Plan | None) -> str:

@@ -26,7 +26,7 @@ from fedmodels.data.dataset import Dataset
 from fedmodels.data.images import read_dicom_folder, read_image_folder, read_image_npz
 from fedmodels.data.series import read_series
 from fedmodels.data.table import read_table
-from fedmodels.data.text import read_raw_texts, read_texts
+from fedmodels.data.text import read_raw_texts, read_texts, seen
 from fedmodels.errors import DataError
 from fedmodels.files import read_text
 from fedmodels.study import About, ImageInput, Input, SeriesInput, TableInput, TextInput
@@ -82,11 +82,12 @@ def load(binding_path: Path, study: Described, *, labelled: bool = True) -> Data
 
 
 def load_texts(binding_path: Path, study: Described) -> list[str]:
-    """The texts that `load` made its records of, in the same order, as they are written."""
+    """The texts that `load` made its records of, in the same order, as a model sees them."""
     binding = read_binding(binding_path)
-    if not isinstance(binding, TextFile):
+    if not isinstance(binding, TextFile) or not isinstance(study.input, TextInput):
         raise DataError("the records are not texts", where=str(binding_path), fix="name a binding of texts")
-    records, texts, _ = read_raw_texts(binding, study.study.labels)
+    records, written, _ = read_raw_texts(binding, study.study.labels)
+    texts = [seen(text, study.input) for text in written]
     if not binding.patients:
         return texts
     names = _listed(binding)

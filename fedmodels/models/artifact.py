@@ -203,6 +203,6 @@ def _preprocessing(input_: Input) -> str:
         case SeriesInput():
             return "values clipped to [low, high] and scaled to [0, 1], on a grid of `steps` intervals; see features"
         case TextInput():
-            return "tokens hashed into `vocabulary` buckets, the first `max_tokens` kept, 0 as padding"
+            return "tokens hashed into `vocabulary` buckets, `max_tokens` kept as `keep` says, 0 as padding"
         case _:
             return "numbers clipped to [low, high] and scaled to [0, 1], categories one-hot; see features"

@@ -1,12 +1,13 @@
 import string
 
+import numpy as np
 import pytest
 from data_files import read, read_unlabelled
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmodels.data.dataset import TEST
-from fedmodels.data.text import token_spans, tokenise
+from fedmodels.data.text import cut, token_spans, tokenise
 from fedmodels.errors import DataError
 from fedmodels.study import TextInput
 
@@ -55,6 +56,27 @@ def test_a_longer_limit_only_adds_tokens_at_the_end(text):
     assert tokenise(text, INPUT) == longer[: INPUT.max_tokens]
 
 
+@pytest.mark.parametrize(("keep", "kept"), [("head", "abcdef"), ("tail", "efghij"), ("both", "abchij")])
+def test_a_longer_text_keeps_the_end_or_ends_that_the_study_names(tmp_path, keep, kept):
+    input_ = TextInput(vocabulary=4096, max_tokens=6, keep=keep)
+    data = read(tmp_path, input_, BINDING, t__csv="label,title,ask\nabsent,a b c d e,f g h i j\ndisease,a b c,d e f\n")
+    assert data.x.tolist() == [tokenise(" ".join(kept), input_), tokenise("a b c d e f", input_)]
+    (note,) = data.notes
+    assert note.startswith("1 of 2 texts have more than 6 tokens: only ")
+
+
+@given(st.lists(st.integers(1, 9), max_size=20), st.integers(1, 9), st.sampled_from(["head", "tail", "both"]))
+def test_a_cut_takes_from_the_ends_and_no_more_than_asked_for(tokens, most, keep):
+    kept = cut(tokens, TextInput(max_tokens=most, keep=keep))
+    assert len(kept) == min(most, len(tokens))
+    if keep == "head":
+        assert kept == tokens[:most]
+    elif keep == "tail":
+        assert kept == tokens[-most:]
+    elif len(tokens) > most:
+        assert kept == [*tokens[: most - most // 2], *tokens[len(tokens) - most // 2 :]]
+
+
 def test_texts_are_padded_with_zeros_and_text_columns_follow_each_other(tmp_path):
     content = "label,title,ask\nabsent,咳嗽,no fever\ndisease,cough,\n".encode("gb18030")
     data = read(tmp_path, INPUT, 'encoding = "gb18030"' + BINDING, t__csv=content)
@@ -76,6 +98,28 @@ def test_a_wrong_encoding_is_named_and_not_guessed(tmp_path):
     with pytest.raises(DataError, match="line 2 is not utf-8 text") as caught:
         read(tmp_path, INPUT, 'encoding = "utf-8"' + BINDING, t__csv=content)
     assert "encoding" in caught.value.fix
+
+
+NAMED = "label,title,ask\nabsent,Dr. Smith,no fever\ndisease,谢谢医生,cough\n"
+
+
+def test_identifiers_reach_no_model_unless_the_study_says_so(tmp_path):
+    data = read(tmp_path, INPUT, BINDING, t__csv=NAMED)
+    other = read(tmp_path, INPUT, BINDING, t__csv=NAMED.replace("Smith", "Jones"))
+    assert np.array_equal(data.x, other.x)
+    assert data.x[0].tolist() == [*tokenise("dr <name> no fever", INPUT), 0, 0]
+    assert data.notes == ("identifiers were masked in 1 of 2 texts; others may have been missed",)
+    shown = TextInput(INPUT.vocabulary, INPUT.max_tokens, mask_identifiers=False)
+    data = read(tmp_path, shown, BINDING, t__csv=NAMED)
+    assert data.x[0].tolist() == [*tokenise("dr smith no fever", INPUT), 0, 0]
+    assert data.notes == ()
+
+
+def test_a_mark_is_one_token_that_no_word_has():
+    assert len(tokenise("<name><phone>", INPUT)) == 2
+    assert not set(tokenise("<name><number><phone><email><date>", INPUT)) & set(
+        tokenise("name number phone email date", INPUT)
+    )
 
 
 def test_a_byte_order_mark_does_not_change_the_first_column(tmp_path):

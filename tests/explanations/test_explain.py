@@ -235,6 +235,15 @@ def test_tokens_are_found_in_the_text_as_it_was_written(text: str, words: list[s
     assert len(spans) == len(tokenise(text, TextInput()))
 
 
+def test_a_masked_name_is_not_in_the_page_either(tmp_path: Path) -> None:
+    run = a_run("text-gru", tmp_path)
+    (run / "note.txt").write_text("咳嗽, seen by Dr. Smith", encoding="utf-8")
+    explain(run, run / "note.txt", "", 0, "", run / "out.html")
+    page = (run / "out.html").read_text(encoding="utf-8")
+    assert "&lt;name&gt;" in page
+    assert "Smith" not in page
+
+
 def test_tokens_written_as_one_character_are_one_mark() -> None:
     markup = marked_words("½!", token_spans("½!", TextInput()), np.array([0.25, 0.5]))
     assert re.findall('title="(.*?)".*?>(.*?)<', markup) == [("+0.750", "½")]

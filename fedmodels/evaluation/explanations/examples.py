@@ -11,7 +11,7 @@ from fedmodels.data.binding import ImageColumns, ImageFolder
 from fedmodels.data.dataset import TEST, UNLABELLED, Dataset
 from fedmodels.data.images import read_image_folder
 from fedmodels.data.load import load, load_texts
-from fedmodels.data.text import encode, tokenise
+from fedmodels.data.text import encode, seen
 from fedmodels.errors import DataError, UsageError
 from fedmodels.files import read_text
 from fedmodels.models.artifact import Card
@@ -20,7 +20,7 @@ from fedmodels.study import ImageInput, TextInput
 
 @dataclass(frozen=True, repr=False)
 class Examples:
-    """Records, and of texts also what is written; texts is empty for other inputs."""
+    """Records, and of texts also what the model sees of them; texts is empty for other inputs."""
 
     data: Dataset
     texts: tuple[str, ...] = ()
@@ -51,10 +51,10 @@ def _one_file(path: Path, card: Card) -> Examples:
         case ImageInput() if path.suffix != ".txt":
             return Examples(_image(path, card.input, card.study.labels))
         case TextInput() if path.suffix == ".txt":
-            text = read_text(path)
-            if not tokenise(text, card.input):
-                raise DataError("there is no word in it", where=str(path), fix="name a text with words")
+            text = seen(read_text(path), card.input)
             x, lengths = encode([text], card.input)
+            if not lengths[0]:
+                raise DataError("there is no word in it", where=str(path), fix="name a text with words")
             split = np.array([TEST], dtype=np.uint8)
             return Examples(Dataset(np.array(["0"]), x, np.array([UNLABELLED]), split, lengths), (text,))
     raise UsageError(
