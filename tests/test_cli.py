@@ -75,6 +75,16 @@ def test_predict_says_of_patients_without_labels_what_it_says_of_them_with_label
     assert new.stdout == fedmodels("predict", "run", "--data", "cohort/hospital-02/data.toml", cwd=folder).stdout
 
 
+def test_predict_says_what_was_noted_about_the_data_beside_its_answers(folder: Path, new_patients: str) -> None:
+    rows = (folder / "new.csv").read_text().replace("never", "jamais¹")
+    (folder / "latin.csv").write_bytes(rows.encode("latin-1"))
+    (folder / "latin.toml").write_text((folder / new_patients).read_text().replace("new.csv", "latin.csv"))
+    done = fedmodels("predict", "run", "--data", "latin.toml", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "note: a file is not UTF-8 and was read as latin-1" in " ".join(done.stderr.split())
+    assert len(done.stdout.splitlines()) == 61
+
+
 @pytest.mark.parametrize(
     ("command", "split", "code", "says"),
     [

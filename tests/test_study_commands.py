@@ -79,3 +79,20 @@ def test_the_modes_are_not_explained_alike() -> None:
     assert "also if secure aggregation were broken" not in distributed
     assert "given secure aggregation" in distributed
     assert "rests on secure aggregation" not in local
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("", "of more than 128 tokens only their first tokens are kept; names, numbers and dates of birth"),
+        ('keep = "tail"\nmask_identifiers = false\n', "only their last tokens are kept; identifiers are not masked"),
+    ],
+)
+def test_check_tells_what_a_model_sees_of_a_text(tmp_path: Path, screen: io.StringIO, settings: str, says: str) -> None:
+    file = tmp_path / "study.toml"
+    study_new(file, "x", "text-gru", "a,b", "distributed", 4, 3.0)
+    lines = file.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not (settings and line.startswith(("keep", "mask_identifiers")))]
+    file.write_text("".join(kept).replace("max_tokens = 128\n", f"max_tokens = 128\n{settings}"))
+    study_check(file)
+    assert says in said(screen)

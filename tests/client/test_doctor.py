@@ -154,6 +154,17 @@ def test_faults_of_the_records_are_told_in_a_few_lines_with_the_command_that_tel
     assert rows[0].split(",")[0] not in said
 
 
+def test_what_was_noted_about_the_data_is_passed_on(site: Site) -> None:
+    table = site.directory.parents[1] / "cohort" / "hospital-01" / "table.csv"
+    header, *rows = [line.split(",") for line in table.read_text().splitlines()]
+    age = header.index("age")
+    days = [[*row[:age], str(365 * float(row[age] or 50)), *row[age + 1 :]] for row in rows]
+    table.write_text("".join(",".join(row) + "\n" for row in [header, *days]))
+    note = states(site)["data: reading"]
+    assert note.state == "warn"
+    assert note.found.startswith("`age`: 60 of 60 values lie outside the study's range 0 to 120: check the unit")
+
+
 def test_a_wrong_version_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client.doctor.importlib.metadata.version", lambda name: "1.40.0")
     assert ("versions", "fail") in bad(site)
