@@ -23,7 +23,7 @@ from fedmodels.data.features import feature_count
 from fedmodels.errors import RunError, UsageError
 from fedmodels.files import write_synced
 from fedmodels.models.artifact import CARD, WEIGHTS, Card, load_whole_model
-from fedmodels.models.losses import probabilities
+from fedmodels.models.losses import AtTemperature, probabilities
 from fedmodels.models.registry import parameter_count
 from fedmodels.study import ImageInput, Input, SeriesInput, TextInput
 
@@ -35,14 +35,14 @@ _MOST_BYTES = 2_000_000_000  # of a protobuf message, less room for the graph
 
 
 class Classifier(nn.Module):
-    """The one place where a trained model's answer is made: [n, labels] probabilities of scaled input.
+    """A trained model's answer: [n, labels] calibrated probabilities of scaled input.
 
     A record whose length is impossible, which PyTorch refuses and a graph cannot, gets NaN.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, temperature: float) -> None:
         super().__init__()
-        self.model = model
+        self.model = AtTemperature(model, temperature)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         chances = probabilities(self.model(x, lengths))
@@ -68,7 +68,7 @@ def export(run: Path, out: Path) -> float:
     model, card = load_whole_model(run)
     if 4 * parameter_count(model) > _MOST_BYTES:
         raise UsageError("an ONNX file holds at most 2 GB of weights", where=str(run), fix=f"use {WEIGHTS}")
-    classifier = Classifier(model).eval()
+    classifier = Classifier(model, card.temperature).eval()
     content = to_onnx(classifier, card)
     worst = difference(content, classifier, card.input)
     if not worst <= _AGREEMENT:
@@ -165,6 +165,8 @@ def _metadata(card: Card) -> dict[str, str]:
         "input": msgspec.json.encode(card.input).decode(),
         "features": json.dumps(card.features, ensure_ascii=False),
         "preprocessing": card.preprocessing,
+        "temperature": repr(card.temperature),
+        "threshold": repr(card.threshold),
     }
 
 

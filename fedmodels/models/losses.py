@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def loss_fn(
@@ -45,6 +45,18 @@ def probabilities(logits: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=1)
     return logits.softmax(dim=1)
+
+
+class AtTemperature(nn.Module):
+    """A model whose logits are divided by a temperature above 0: `probabilities` of them are the calibrated ones."""
+
+    def __init__(self, model: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.model, self.temperature = model, temperature
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        logits: Tensor = self.model(x, lengths) / self.temperature
+        return logits
 
 
 def log_odds(logits: Tensor) -> Tensor:

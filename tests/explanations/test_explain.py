@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from model_studies import SERIES, TABLE, TEXT, a_study
@@ -15,6 +16,7 @@ from fedmodels.data.text import token_spans, tokenise
 from fedmodels.errors import DataError, UsageError
 from fedmodels.evaluation.explanations import pictures
 from fedmodels.evaluation.explanations.examples import read_examples
+from fedmodels.evaluation.explanations.explain import explain as explain_record
 from fedmodels.evaluation.explanations.figures import neighbourhoods, ranked
 from fedmodels.evaluation.explanations.words import marked_words
 from fedmodels.models.artifact import load_model, save_model
@@ -155,6 +157,16 @@ def test_another_label_is_explained_when_asked_for(tmp_path: Path) -> None:
         explain(folder, folder / "data.toml", "bob", None, label, out)
         titles += re.findall("<h1>(.*)</h1>", out.read_text())
     assert sorted("Explained" in title for title in titles) == [False, True]
+
+
+def test_what_is_explained_is_the_calibrated_model_at_its_operating_point(tmp_path: Path) -> None:
+    folder = a_run("mlp", tmp_path)
+    model, card = load_model(folder)
+    plain = explain_record(model, card, read_examples(folder / "data.toml", card).at(0))
+    card = msgspec.structs.replace(card, temperature=2.0, threshold=0.99)
+    careful = explain_record(model, card, read_examples(folder / "data.toml", card).at(0), "1")
+    assert "Predicted: 0" in careful.title
+    assert abs(careful.parts.shares.record) == pytest.approx(abs(plain.parts.shares.record) / 2)
 
 
 def test_record_counts_within_the_patient(tmp_path: Path) -> None:

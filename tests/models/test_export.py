@@ -11,6 +11,7 @@ from model_studies import IMAGE, SERIES, TABLE, TEXT, a_study
 
 from fedmodels.data.dataset import TEST, Dataset
 from fedmodels.errors import RunError, UsageError
+from fedmodels.evaluation.calibration import Working, calibrated
 from fedmodels.models import export as exporting
 from fedmodels.models.artifact import CARD, WEIGHTS, load_model, save_model
 from fedmodels.models.batches import predict
@@ -36,7 +37,7 @@ CASES = [
 def a_run(folder: Path, name: str, input_: str, sizes: str = "", labels: int = 2) -> Path:
     study = a_study(name, input_, sizes, labels)
     folder.mkdir(exist_ok=True)
-    save_model(folder, build_model(study, seed=4), study)
+    save_model(folder, build_model(study, seed=4), study, Working(temperature=2.5, threshold=0.3))
     return folder
 
 
@@ -53,7 +54,7 @@ def test_an_exported_model_predicts_alike_for_any_number_of_records(
     inputs = random_inputs(card.input, 11)
     (found,) = session.run(["probabilities"], {key: value.numpy() for key, value in inputs.items()})
     with torch.no_grad():
-        assert np.abs(found - Classifier(model)(*inputs.values()).numpy()).max() < 1e-5
+        assert np.abs(found - Classifier(model, card.temperature)(*inputs.values()).numpy()).max() < 1e-5
     assert found.shape == (11, labels)
     assert found.sum(1) == pytest.approx(np.ones(11), abs=1e-5)
     if "lengths" in inputs:
@@ -63,6 +64,7 @@ def test_an_exported_model_predicts_alike_for_any_number_of_records(
     said = {prop.key: prop.value for prop in proto.metadata_props}
     assert json.loads(said["labels"]) == list(card.study.labels)
     assert (said["study_hash"], said["preprocessing"]) == (card.study_hash, card.preprocessing)
+    assert (said["temperature"], said["threshold"]) == ("2.5", "0.3")
     assert json.loads(said["input"]) == json.loads((out / CARD).read_text())["input"]
     assert [entry.version for entry in proto.opset_import if not entry.domain] == [OPSET]
     for path in (str(Path(__file__).parents[2]), "site-packages", str(Path.home())):
@@ -83,7 +85,9 @@ def test_the_exported_model_predicts_what_predict_says(tmp_path: Path) -> None:
     x = np.random.default_rng(0).random((5, 6), dtype=np.float32)
     data = Dataset(np.array(list("abcde")), x, np.zeros(5, dtype=np.int64), np.full(5, TEST, dtype=np.uint8))
     session = onnxruntime.InferenceSession(tmp_path / "out" / ONNX)
-    assert session.run(None, {"x": x})[0] == pytest.approx(predict(model, data, card.input), abs=1e-6)
+    expected = calibrated(predict(model, data, card.input), 2.5)
+    assert session.run(None, {"x": x})[0] == pytest.approx(expected, abs=1e-6)
+    assert np.abs(expected - predict(model, data, card.input)).max() > 0.01
 
 
 def test_a_graph_that_predicts_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,13 +96,13 @@ def test_a_graph_that_predicts_something_else_is_not_kept(tmp_path: Path, monkey
 
     def slightly_wrong(classifier: Classifier, card: object) -> bytes:
         with torch.no_grad():
-            classifier.model.output.bias += 1e-3
+            classifier.model.model.output.bias += 1e-2
             content = to_onnx(classifier, card)
-            classifier.model.output.bias -= 1e-3
+            classifier.model.model.output.bias -= 1e-2
         return content
 
     monkeypatch.setattr(exporting, "to_onnx", slightly_wrong)
-    with pytest.raises(RunError, match=r"differ by \d\.\de-04"):
+    with pytest.raises(RunError, match=r"differ by \d\.\de-0[34]"):
         export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -113,7 +117,7 @@ def test_nan_and_another_shape_are_differences(answer: np.ndarray, monkeypatch: 
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     study = a_study("mlp", TABLE)
-    assert not difference(b"", Classifier(build_model(study)).eval(), study.input) <= 1e-5
+    assert not difference(b"", Classifier(build_model(study), 1.0).eval(), study.input) <= 1e-5
 
 
 def test_what_cannot_be_exported_is_refused_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

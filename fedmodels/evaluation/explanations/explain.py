@@ -19,6 +19,7 @@ from fedmodels.evaluation.explanations.words import marked_words, merged, not_re
 from fedmodels.evaluation.scores import predicted
 from fedmodels.models.artifact import Card
 from fedmodels.models.batches import predict, to_tensors
+from fedmodels.models.losses import AtTemperature
 from fedmodels.study import Column, ImageInput, SeriesInput, TableInput, TextInput
 
 if TYPE_CHECKING:
@@ -57,14 +58,14 @@ def explain(model: nn.Module, card: Card, example: Examples, label: str = "") ->
     if label and label not in labels:
         raise UsageError(f"there is no label `{label}`", where="--label", fix=f"use one of {', '.join(labels)}")
     model.eval()
-    chances = calibrated(predict(model, example.data, card.input), card.temperature)[0]
-    guess = int(predicted(chances[None], card.threshold)[0])
+    chances = calibrated(predict(model, example.data, card.input), card.temperature)
+    guess = int(predicted(chances, card.threshold)[0])
     chosen = labels.index(label) if label else guess
-    title = f"Predicted: {labels[guess]} (probability {_chance(chances[guess])})"
+    title = f"Predicted: {labels[guess]} (probability {_chance(chances[0, guess])})"
     if chosen != guess:
-        title += f". Explained: {labels[chosen]} (probability {_chance(chances[chosen])})"
+        title += f". Explained: {labels[chosen]} (probability {_chance(chances[0, chosen])})"
     x, lengths = to_tensors(example.data, card.input)
-    parts = _parts(model, card, example, (x, lengths), chosen)
+    parts = _parts(AtTemperature(model, card.temperature), card, example, (x, lengths), chosen)
     return Explanation(title, _sums(parts, labels[chosen]), parts)
 
 
