@@ -111,3 +111,13 @@ def audit_membership(
     from simulations.auditing.membership_command import membership as command
 
     command(run, data, shadows, out)
+
+
+@app.command("report")
+def audit_report(
+    folder: Annotated[Path, typer.Argument(help="A folder that has the folders of other audits.", show_default=False)],
+) -> None:
+    """Join what the other commands left in a folder into one page: who is protected from whom, by how much."""
+    from fedmodels.commands.audit import report as command
+
+    command(folder)

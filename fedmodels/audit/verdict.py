@@ -1,5 +1,6 @@
 """One sentence: is something broken, is all consistent, or is the audit too weak to say?"""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -27,7 +28,7 @@ def verdict(bounds: Sequence[Bound], findings: Sequence[Finding], claimed: float
     error of the checks. "consistent" is no proof: what the canaries cannot see, no bound shows.
     """
     best = max(bounds, key=lambda bound: bound.epsilon)
-    promise = f"epsilon {claimed:.2f} at delta {delta:g}"
+    promise = f"epsilon {math.ceil(100 * claimed) / 100:.2f} at delta {delta:g}"
     if best.epsilon > claimed:
         said = (
             f"Broken: the ledgers claim {promise}, and the run shows at least {best.epsilon:.2f} "

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -27,6 +27,7 @@ _STYLE: dict[Any, Any] = {
     "grid.color": LINE,
 }
 _INCHES = (4.2, 2.3)
+_TALL_INCHES = (4.2, 3.2)  # with room for a legend above the curves
 _MARKED = 30  # beyond this many points their marks would run into each other
 
 
@@ -37,6 +38,19 @@ def line_chart(key: str, title: str, values: Sequence[float]) -> Markup:
     """
     with page_style(key):
         return inline_svg(_draw(values), key, title, _describe(values))
+
+
+def bounds_chart(
+    key: str, title: str, steps: Sequence[int], claimed: Sequence[float], bounds: Mapping[str, Sequence[float]]
+) -> Markup:
+    """An `<svg>` of lower bounds on epsilon below the epsilon that is claimed, over steps; the last bound stands out.
+
+    key: as in `line_chart`; bounds: by name, a value for each of `steps`.
+    """
+    last = ", ".join(f"{name} {values[-1]:.3g}" for name, values in bounds.items())
+    said = f"After {steps[-1]} steps {claimed[-1]:.3g} is claimed; lower bounds: {last}."
+    with page_style(key):
+        return inline_svg(_draw_bounds(steps, claimed, bounds), key, title, said)
 
 
 @contextmanager
@@ -81,6 +95,23 @@ def _draw(values: Sequence[float]) -> "Figure":
     axes.set(xlabel="round", xlim=(0.9, len(values) + 0.1), ylim=(0.0, 1.08 * max(values) or 1.0))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.tick_params(length=0)
+    return figure
+
+
+def _draw_bounds(steps: Sequence[int], claimed: Sequence[float], bounds: Mapping[str, Sequence[float]]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_TALL_INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(steps, claimed, color=_INK, linewidth=2, label="claimed")
+    *others, best = bounds.items()
+    axes.plot(steps, best[1], color=_ACCENT, marker="o", markersize=3, label=f"at least: {best[0]}")
+    for (name, values), dashes in zip(reversed(others), ("--", "-.", ":"), strict=False):
+        axes.plot(steps, values, color=_INK, linewidth=1, linestyle=dashes, label=f"at least: {name}")
+    highest = max(*claimed, *(value for values in bounds.values() for value in values))
+    axes.set(xlabel="steps", ylabel="epsilon", xlim=(0, 1.02 * steps[-1]), ylim=(0.0, 1.08 * highest))
+    axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0))
     axes.tick_params(length=0)
     return figure
 

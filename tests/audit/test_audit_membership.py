@@ -10,6 +10,7 @@ from federations import run as simulate
 
 from fedmodels.data.dataset import TEST, TRAIN, Dataset
 from fedmodels.errors import DataError, FileError, UsageError
+from fedmodels.report.audit_record import read_folder
 from simulations.auditing.membership_command import membership
 from simulations.auditing.shadows import Patients
 
@@ -32,6 +33,7 @@ def test_the_report_is_by_site_and_class_and_warns(
     out = tmp_path / "out"
     membership(finished / "run", bindings(finished), 4, out)
     record = json.loads((out / "membership.json").read_text())
+    assert read_folder(out).membership
     groups = [row["group"] for row in record["rows"] if row["attack"] == "LiRA"]
     assert groups == ["everyone", *(f"site hospital-0{i}" for i in range(1, 5)), "class healthy", "class diseased"]
     everyone = record["rows"][0]

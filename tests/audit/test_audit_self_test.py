@@ -19,6 +19,7 @@ from fedmodels.dp.lattice_noise import LatticeMechanism
 from fedmodels.dp.sampling import PoissonSampler
 from fedmodels.errors import UsageError
 from fedmodels.models.registry import expected_parameters
+from fedmodels.report.audit_record import read_folder
 from simulations.auditing import commands, self_test, self_test_command
 from simulations.auditing.campaign import Campaign
 from simulations.auditing.mutants import HONEST, MUTANTS, Mutant
@@ -137,6 +138,7 @@ def test_an_audit_prints_bounds_checks_and_a_sentence_and_leaves_files(
     assert 0.5 * record["claimed"] < bounds["step level"] < record["claimed"] < 8.0
     assert record["verdict"]["conclusion"] == "consistent"
     assert not any(finding["flagged"] for finding in record["findings"])
+    assert read_folder(folder / "a").audit  # by the page that joins the results
     assert (folder / "a/bounds.png").stat().st_size > 10_000
     assert (folder / "a/bounds.svg").read_text().count("<svg") == 1
     assert (folder / "a/sites/hospital-01/ledger.sqlite").exists()
@@ -147,6 +149,7 @@ def test_colluders_are_listed_up_to_the_number_asked_for(folder: Path) -> None:
                               "--set", "training.rounds=15")  # fmt: skip
     assert code == 0, error
     views = json.loads((folder / "c/colluders.json").read_text())["views"]
+    assert read_folder(folder / "c").colluders
     assert [view["colluders"] for view in views] == [0, 1, 2]
     assert views[0]["noise"] > views[1]["noise"] > views[2]["noise"]
     assert [view["claimed"] is None for view in views] == [False, False, True]
@@ -184,6 +187,7 @@ def test_the_self_test_prints_which_check_flags_which_mutant(
     printed = capsys.readouterr().out
     told = json.loads(printed)
     assert json.loads((tmp_path / "kept/self-test.json").read_text()) == told
+    assert read_folder(tmp_path).self_test
     assert told["mutants"][0]["mutant"] == "dropouts believed"
     assert "noise" in told["mutants"][0]["flagged_by"]
     findings = told["mutants"][0]["findings"]["recover"]

@@ -14,6 +14,7 @@ from fedmodels.dp.plan import plan_for
 from fedmodels.errors import DataError, UsageError
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
+from fedmodels.report.audit_record import read_folder
 from fedmodels.settings import apply_settings
 from fedmodels.study import Study, parse_study
 from simulations.auditing import image_views
@@ -99,6 +100,7 @@ def test_the_command_writes_private_files_and_names_no_patient(
     assert sorted(path.name for path in out.iterdir()) == ["grid.png", "view.json"]
     assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o600}
     record = json.loads((out / "view.json").read_text())
+    assert read_folder(out).view
     assert [one["patients"] for one in record["views"]] == [1, 8, 4, 1, 1, 8, 8, 8]
     said = capsys.readouterr().out
     assert "may look at" in said
@@ -126,6 +128,7 @@ def test_attacks_that_fail_without_protection_are_no_reassurance(
 def test_a_text_study_gives_away_every_bucket_without_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (binding,) = write_cohort("text", tmp_path / "cohort", 1, 60, 0)
     view("synthetic-text", binding, tmp_path / "out", ["privacy.mode=distributed", "training.local_steps=1"])
+    assert read_folder(tmp_path).view
     views = json.loads((tmp_path / "out" / "view.json").read_text())["views"]
     assert [one["share"] for one in views[:4]] == [1.0] * 4
     assert all(one["share"] < one["baseline"] for one in views[4:])

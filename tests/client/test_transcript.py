@@ -29,6 +29,7 @@ from client.transcript.uniformity import FEWEST_WORDS, TESTS, chances
 from fedmodels import secagg, wire
 from fedmodels.cli import app
 from fedmodels.errors import RemoteProtocolError
+from fedmodels.report.audit_record import read_folder
 from fedmodels.secagg import contributor, keystream
 from fedmodels.secagg.messages import Pairs, UploadHeader, decode, encode
 from fedmodels.secagg.primitives import Secret
@@ -377,6 +378,7 @@ def test_the_command_prints_a_table_writes_json_and_ends_with_1_where_something_
     code, said = call(str(site.directory), "--out", str(out))
     assert (code, "Nothing is wrong" in said) == (0, True)
     written = json.loads((out / "transcript.json").read_text())
+    assert len(read_folder(site.directory.parent).transcripts) == 1
     assert (written["hospital"], written["wrong"], written["kept"]) == (site.name, [], 3)
     assert [check["check"] for check in written["checks"]] == [c.check for c in examine(site).checks]
     go_back(site)
