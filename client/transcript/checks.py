@@ -129,7 +129,7 @@ def _uniform(case: Case) -> Found:
 
 
 def _fresh(case: Case) -> Found:
-    """So is the difference of any two vectors that follow each other: no mask is used twice."""
+    """The difference of two vectors that follow each other is uniformly random, too: no mask is used twice."""
     wrong = "not uniformly random against the vector before it: a mask was used twice"
     return _tested(case, "fresh", wrong, "the others have none of their length before them that is kept")
 

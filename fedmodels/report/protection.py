@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
+from typing import Any
 
-from fedmodels.report.audit_record import COMMANDS, Audit, Folder, Membership, Transcript, View, Views
+from fedmodels.report.audit_record import COMMANDS, Audit, File, Folder, Membership, View
 
 PRIORS = ((0.5, "1 in 2"), (0.1, "1 in 10"), (0.01, "1 in 100"))
 _SURE = 0.9999
@@ -41,9 +42,9 @@ def observers(found: Folder) -> list[Observer]:
     return [
         *_coordinator(found.audit.content if found.audit else None),
         *_colluders(found),
-        _rebuilder(found.view.content if found.view else None),
+        _rebuilder(found),
         _model(found),
-        _wire([file.content for file in found.transcripts]),
+        _wire(found),
         Observer(
             "A patient's own hospital",
             "all records of its patients, as before",
@@ -112,18 +113,24 @@ def _colluding(count: int) -> str:
     return f"The coordinator and {count} colluding hospital{'' if count == 1 else 's'}"
 
 
-def _rebuilder(views: Views | None) -> Observer:
+def _rebuilder(found: Folder) -> Observer:
     who, sees = "A coordinator who tries to rebuild records", "the same sums"
-    if views is None:
-        return Observer(who, sees, "no more than the epsilon above", _not("view.json"))
-    noisy = [view for view in views.views if view.noisy]
-    bare = max((view for view in views.views if not view.noisy), key=_gain, default=None)
-    learns = "this study has no noise: whatever the attacks get back"
+    if found.view is None:
+        return Observer(who, sees, _promised(found), _not("view.json"))
+    views = found.view.content.views
+    noisy = [view for view in views if view.noisy]
+    bare = max((view for view in views if not view.noisy), key=_gain, default=None)
+    told = []
     if noisy:
-        less = all(_gain(view) <= 0.0 for view in noisy)
-        learns = f"with noise, {'less than a guess' if less else 'more than a guess'} in the attacks that were tried"
-    evidence = "the same attacks without noise: " + (_likeness(bare) if bare else "not tried")
-    return Observer(who, sees, learns, evidence, "views")
+        told.append(
+            f"with noise, attacks get back {'more' if max(map(_gain, noisy)) > 0.0 else 'less'} than a guess would"
+        )
+    if bare:
+        told.append(f"without, {_likeness(bare)}")
+    exact = max((view.exact_dense_inputs or 0 for view in views if not view.noisy), default=0)
+    if exact:
+        told.append(f"and the model's inputs of {exact} patients exactly")
+    return Observer(who, sees, _promised(found), ", ".join(told) + _elsewhere(found, found.view), "views")
 
 
 def _gain(view: View) -> float:
@@ -143,12 +150,21 @@ def _likeness(view: View) -> str:
 
 def _model(found: Folder) -> Observer:
     who, sees = "Somebody who has the published model", "the model"
-    promised = (
-        f"no more than epsilon {rounded_up(found.audit.content.claimed)}" if found.audit else "no more than above"
-    )
     if found.membership is None:
-        return Observer(who, sees, promised, _not("membership.json"))
-    return Observer(who, sees, promised, _found(found.membership.content), "membership")
+        return Observer(who, sees, _promised(found), _not("membership.json"))
+    evidence = _found(found.membership.content) + _elsewhere(found, found.membership)
+    return Observer(who, sees, _promised(found), evidence, "membership")
+
+
+def _promised(found: Folder) -> str:
+    return f"no more than epsilon {rounded_up(found.audit.content.claimed)}" if found.audit else "no more than above"
+
+
+def _elsewhere(found: Folder, file: File[Any]) -> str:
+    """Where a result is of another study than the audited run."""
+    if found.audit is None or file.content.study_hash == found.audit.content.study_hash:
+        return ""
+    return f" (in another study: “{file.content.study}”, {file.content.study_hash[:8]})"
 
 
 def _found(membership: Membership) -> str:
@@ -157,16 +173,17 @@ def _found(membership: Membership) -> str:
     return f"attacks found {best} of those trained on while accusing 1% of others; chance is 1%"
 
 
-def _wire(transcripts: list[Transcript]) -> Observer:
+def _wire(found: Folder) -> Observer:
     who, sees = "Whoever sees one hospital's upload, the coordinator included", "masked numbers"
-    learns = "nothing, as long as the cryptography of the masks holds"
-    if not transcripts:
+    learns = "nothing, as long as the masks' cryptography holds and not all other hospitals collude"
+    if not found.transcripts:
         return Observer(who, sees, learns, _not("transcript.json"))
-    kept, uploads = sum(t.kept for t in transcripts), sum(t.uploads for t in transcripts)
-    tested = [check for t in transcripts for check in t.checks if check.check == "uniform"]
-    told = f"{kept} of {uploads} uploads of {len(transcripts)} hospital{'' if len(transcripts) == 1 else 's'} examined"
+    every = [file.content for file in found.transcripts]
+    kept, uploads = sum(t.kept for t in every), sum(t.uploads for t in every)
+    tested = [check for t in every for check in t.checks if check.check == "uniform"]
+    told = f"{kept} of {uploads} uploads of {len(every)} hospital{'' if len(every) == 1 else 's'} examined"
     verdict = "not random" if any(check.verdict == "wrong" for check in tested) else "random" if kept else "none kept"
-    return Observer(who, sees, learns, f"{told}: {verdict}", "transcripts")
+    return Observer(who, sees, learns, f"{told}: {verdict}" + _elsewhere(found, found.transcripts[0]), "transcripts")
 
 
 def _not(name: str) -> str:

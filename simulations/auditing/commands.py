@@ -99,7 +99,8 @@ def _accept(study: Study, colluding: int) -> None:
 def _about(study: Study, evidence: Evidence, seconds: float) -> dict[str, Any]:
     design, plan = evidence.design, evidence.plan
     everyone = "everybody, who sees each hospital's own contribution"
-    some = f"the coordinator and {evidence.colluders} colluding hospital(s), who subtract their own contributions"
+    hospitals = f"{evidence.colluders} colluding hospital{'' if evidence.colluders == 1 else 's'}"
+    some = f"the coordinator and {hospitals}, who subtract their own contributions"
     if evidence.threshold is not None:
         some += ", the coordinator lying about who dropped out"
     return {

@@ -20,7 +20,7 @@ HASH = "ab" * 32
 FINDINGS = [{"check": "noise", "probability": 0.4, "said": "1.003 of the noise", "flagged": False},
             {"check": "shift", "probability": 0.2, "said": "clips: 0.995", "flagged": False}]  # fmt: skip
 ABOUT = {"study": "di<b>gits", "study_hash": HASH, "synthetic": True, "mode": "distributed", "delta": 1e-5,
-         "observer": "the coordinator and 1 colluding hospital(s)", "rounds": 20, "hospitals": 4,
+         "observer": "the coordinator and 1 colluding hospital", "rounds": 20, "hospitals": 4,
          "canaries": {"free": 1000, "inner": 40, "inside": 500}, "versions": {"torch": "2.13"}}  # fmt: skip
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -110,13 +110,12 @@ def test_every_row_has_as_many_cells_as_its_table_has_columns(page: Page) -> Non
 
 def test_the_first_table_says_who_sees_what_learns_how_much_and_on_what_evidence(page: Page) -> None:
     for said in (
-        "The coordinator and 1 colluding hospital(s) the sum of the hospitals' contributions",
+        "The coordinator and 1 colluding hospital the sum of the hospitals' contributions",
         "epsilon 3.00: whoever thought it as likely as not that a patient took part can be 95.22% sure",
         "attacks in one run show at least 2.89; 2 of 2 checks passed",
         "The coordinator and 2 colluding hospitals",
         "they learn at least epsilon 4.50",
-        "with noise, less than a guess in the attacks that were tried",
-        "the same attacks without noise: the very picture",
+        "with noise, attacks get back less than a guess would, without, the very picture",
         "attacks found 2.1% of those trained on while accusing 1% of others",
         "2 of 3 uploads of 1 hospital examined: random",
         "nothing here protects a patient from the own hospital",
@@ -188,7 +187,9 @@ def test_of_each_result_alone_there_is_a_page_that_names_what_is_missing(tmp_pat
 def test_results_of_different_studies_are_told_apart(tmp_path: Path) -> None:
     told = results()
     told["membership/membership.json"]["study_hash"] = "cd" * 32
-    assert "2 DIFFERENT STUDIES." in page_of(write(tmp_path, told)).text
+    text = page_of(write(tmp_path, told)).text
+    assert "2 DIFFERENT STUDIES." in text
+    assert text.count("(in another study: “di<b>gits”, cdcdcdcd)") == 1
     assert "DIFFERENT STUDIES" not in page_of(write(tmp_path, results())).text
 
 
@@ -198,7 +199,7 @@ def test_texts_are_told_by_their_words(tmp_path: Path) -> None:
              for n, s in (("1 patient, unprotected", 1.0), ("1 patient, clipped, noise of the sum", 0.04))]  # fmt: skip
     told["view/view.json"]["views"] = views
     text = page_of(write(tmp_path, told)).text
-    assert "the same attacks without noise: 100% of a text's words (1 patient, unprotected)" in text
+    assert "less than a guess would, without, 100% of a text's words (1 patient, unprotected)" in text
     assert "1 patient, clipped, noise of the sum 25 4.0% 20.0%" in text
 
 
