@@ -104,11 +104,11 @@ def _draw_bounds(steps: Sequence[int], claimed: Sequence[float], bounds: Mapping
 
     figure = Figure(figsize=_TALL_INCHES, layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(steps, claimed, color=_INK, linewidth=2, label="claimed")
+    axes.plot(steps, claimed, color=INK, linewidth=2, label="claimed")
     *others, best = bounds.items()
-    axes.plot(steps, best[1], color=_ACCENT, marker="o", markersize=3, label=f"at least: {best[0]}")
+    axes.plot(steps, best[1], color=ACCENT, marker="o", markersize=3, label=f"at least: {best[0]}")
     for (name, values), dashes in zip(reversed(others), ("--", "-.", ":"), strict=False):
-        axes.plot(steps, values, color=_INK, linewidth=1, linestyle=dashes, label=f"at least: {name}")
+        axes.plot(steps, values, color=INK, linewidth=1, linestyle=dashes, label=f"at least: {name}")
     highest = max(*claimed, *(value for values in bounds.values() for value in values))
     axes.set(xlabel="steps", ylabel="epsilon", xlim=(0, 1.02 * steps[-1]), ylim=(0.0, 1.08 * highest))
     axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0))
