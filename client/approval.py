@@ -13,7 +13,8 @@ import msgspec
 
 from fedmodels.errors import Refused
 from fedmodels.files import write_synced
-from fedmodels.study import Roster, Strict, Study, parse_roster, parse_study
+from fedmodels.study import Roster, Study, parse_roster, parse_study
+from fedmodels.typed import Strict
 
 
 class Record(Strict, frozen=True):

@@ -38,7 +38,7 @@ from client.policy import DEFAULT, Policy
 from client.sentlog import SentLog
 from client.witness import Witness
 from fedmodels import strict_toml
-from fedmodels.data.binding import DataBinding
+from fedmodels.data.binding_kinds import DataBinding
 from fedmodels.errors import Refused, UsageError
 from fedmodels.files import read_text, write_synced
 from fedmodels.joining import Invitation, parse_invitation

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedmodels.dp.accounting import SampledGaussian, epsilon_upper
 from fedmodels.errors import FedmodelsError
 from fedmodels.files import write_synced
-from fedmodels.study import Strict
+from fedmodels.typed import Strict
 
 _GENESIS = bytes(32)
 _RESTORE = (

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from fedmodels.errors import Refused
-from fedmodels.study import Positive, PositiveFloat, Strict, Study
+from fedmodels.study import Study
+from fedmodels.typed import Positive, PositiveFloat, Strict
 
 DEFAULT = """\
 # What this hospital agrees to. Nobody else can change it; it is read anew for every request.

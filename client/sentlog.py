@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from fedmodels.errors import FedmodelsError
 from fedmodels.files import write_quickly
-from fedmodels.study import Strict
+from fedmodels.typed import Strict
 
 _LONGEST_LINE = 4096
 UPLOAD = ".upload"

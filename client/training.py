@@ -25,7 +25,8 @@ from fedmodels.models.batches import to_tensors
 from fedmodels.models.losses import loss_fn
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten, unflatten
-from fedmodels.study import ImageInput, Study, Training
+from fedmodels.study import Study, Training
+from fedmodels.study_input import ImageInput
 
 _SINGLE_PRECISION = 256  # records whose gradients are added in single precision
 _PLAIN_BATCH = 512  # records per forward pass where no per-sample gradients are held

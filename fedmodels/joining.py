@@ -15,7 +15,8 @@ from msgspec import Meta
 
 from fedmodels import strict_toml
 from fedmodels.errors import FileError, RemoteProtocolError
-from fedmodels.study import Hospital, Name, Strict
+from fedmodels.study import Hospital
+from fedmodels.typed import Name, Strict
 
 _HEAD = b"fedmodels/ledger-head/v1"
 _HASH_BYTES, _SIGNATURE_BYTES = 32, 64

@@ -15,7 +15,8 @@ from msgspec import Meta
 from fedmodels.errors import RemoteProtocolError
 from fedmodels.joining import HEAD_BYTES
 from fedmodels.secagg import Terms
-from fedmodels.study import Name, Roster, Strict, Study
+from fedmodels.study import Roster, Study
+from fedmodels.typed import Name, Strict
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 RunId = Annotated[bytes, Meta(min_length=16, max_length=16)]

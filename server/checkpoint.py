@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from fedmodels.errors import RunError
 from fedmodels.files import write_synced
-from fedmodels.study import Strict
+from fedmodels.typed import Strict
 from server.optimiser import ServerState
 from server.records import Dropout, RoundLine
 

@@ -22,7 +22,8 @@ from fedmodels import strict_toml
 from fedmodels.errors import RunError, UsageError
 from fedmodels.files import read_text, write_synced
 from fedmodels.joining import ADDRESS, Invitation
-from fedmodels.study import Hospital, Name, Strict, parse_roster
+from fedmodels.study import Hospital, parse_roster
+from fedmodels.typed import Name, Strict
 from server.pki import Pki, utc_now
 
 Port = Annotated[int, Meta(ge=1, le=65535)]

@@ -19,7 +19,8 @@ from msgspec import Meta
 from fedmodels import strict_toml
 from fedmodels.errors import UsageError
 from fedmodels.files import read_text
-from fedmodels.study import Column, ImageInput, Input, SeriesInput, Strict, TableInput, TextInput, Variable
+from fedmodels.study_input import Column, ImageInput, Input, SeriesInput, TableInput, TextInput, Variable
+from fedmodels.typed import Strict
 
 Kind = Literal["image", "series", "text", "table"]
 Floats = npt.NDArray[np.float64]

@@ -14,7 +14,7 @@ from fedmodels.data.binding import read_binding
 from fedmodels.errors import Refused, UsageError
 from fedmodels.files import read_text, write_synced
 from fedmodels.joining import Invitation, card_fingerprint, parse_invitation
-from fedmodels.study import Name
+from fedmodels.typed import Name
 
 _console = Console(soft_wrap=True, highlight=False)
 

@@ -17,7 +17,8 @@ from fedmodels.data.checks.page import private_folder, write_page, write_rows
 from fedmodels.data.checks.run import Examination, examine
 from fedmodels.errors import UsageError
 from fedmodels.files import read_text
-from fedmodels.study import ImageInput, Study, parse_study
+from fedmodels.study import Study, parse_study
+from fedmodels.study_input import ImageInput
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 

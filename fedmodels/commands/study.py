@@ -12,7 +12,8 @@ from fedmodels.dp.plan import Plan, plan_for
 from fedmodels.errors import UsageError
 from fedmodels.files import read_text, write_synced
 from fedmodels.models.registry import architecture, build_model, expected_parameters, families, parameter_count, presets
-from fedmodels.study import Study, TextInput, parse_study
+from fedmodels.study import Study, parse_study
+from fedmodels.study_input import TextInput
 from fedmodels.study_template import render
 
 _console = Console()

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from fedmodels.data.binding import DicomRules
+from fedmodels.data.binding_kinds import DicomRules
 from fedmodels.data.dicom import read_frames
 from fedmodels.data.fitting import Values
 from fedmodels.data.unusable import Reason, Unusable
-from fedmodels.study import ImageInput
+from fedmodels.study_input import ImageInput
 
 _PACKAGES = str(Path(__file__).parents[2])
 

@@ -35,10 +35,10 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID, JPEGExtended12Bit
 
-from fedmodels.data.binding import DicomRules
+from fedmodels.data.binding_kinds import DicomRules
 from fedmodels.data.fitting import Values, fit
 from fedmodels.data.unusable import Reason, Unusable
-from fedmodels.study import ImageInput
+from fedmodels.study_input import ImageInput
 
 Floats = npt.NDArray[np.float64]
 

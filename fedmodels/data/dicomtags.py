@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 from pydicom.datadict import tag_for_keyword
 
-from fedmodels.data.binding import ROW, DicomFolder
+from fedmodels.data.binding_kinds import ROW, DicomFolder
 from fedmodels.data.csvfile import check_exists, read_csv, require
 from fedmodels.data.dicom import frame_count, read_tags, text_of
 from fedmodels.data.unusable import Tally, Unusable

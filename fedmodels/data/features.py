@@ -5,7 +5,7 @@ Free of torch and of I/O: everything follows from the study's public input secti
 
 from collections.abc import Sequence
 
-from fedmodels.study import Column, ImageInput, Input, SeriesInput, TextInput, Variable
+from fedmodels.study_input import Column, ImageInput, Input, SeriesInput, TextInput, Variable
 
 
 def feature_names(input_: Input) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fedmodels.data.unusable import Reason, Unusable
-from fedmodels.study import ImageInput
+from fedmodels.study_input import ImageInput
 
 Values = npt.NDArray[np.generic]
 

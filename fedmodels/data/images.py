@@ -17,7 +17,7 @@ import polars as pl
 from PIL import Image, ImageOps
 
 from fedmodels.data.apart import Apart
-from fedmodels.data.binding import DicomFolder, DicomRules, ImageBinding, ImageFolder, ImageNpz
+from fedmodels.data.binding_kinds import DicomFolder, DicomRules, ImageBinding, ImageFolder, ImageNpz
 from fedmodels.data.csvfile import check_exists, read_csv, require
 from fedmodels.data.dataset import TEST, TRAIN, UNLABELLED, Dataset
 from fedmodels.data.dicom import chosen_frames, frame_count, is_dicom, may_crash, read_frames, read_tags
@@ -28,7 +28,7 @@ from fedmodels.data.records import Records, label_index, rules_of, select
 from fedmodels.data.store import Place, gather
 from fedmodels.data.unusable import Reason, Tally, Unusable
 from fedmodels.errors import DataError
-from fedmodels.study import ImageInput
+from fedmodels.study_input import ImageInput
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})

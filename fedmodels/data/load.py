@@ -8,7 +8,8 @@ from typing import Protocol
 
 import msgspec
 
-from fedmodels.data.binding import (
+from fedmodels.data.binding import read_binding, sources
+from fedmodels.data.binding_kinds import (
     DataBinding,
     DicomFolder,
     ImageFolder,
@@ -18,8 +19,6 @@ from fedmodels.data.binding import (
     SeriesPhysionet2012,
     TableFile,
     TextFile,
-    read_binding,
-    sources,
 )
 from fedmodels.data.csvfile import check_exists
 from fedmodels.data.dataset import Dataset
@@ -29,7 +28,8 @@ from fedmodels.data.table import read_table
 from fedmodels.data.text import read_raw_texts, read_texts, seen
 from fedmodels.errors import DataError
 from fedmodels.files import read_text
-from fedmodels.study import About, ImageInput, Input, SeriesInput, TableInput, TextInput
+from fedmodels.study import About
+from fedmodels.study_input import ImageInput, Input, SeriesInput, TableInput, TextInput
 
 _CACHED_POOLS = 8
 _pools: OrderedDict[bytes, Dataset] = OrderedDict()

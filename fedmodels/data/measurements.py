@@ -5,14 +5,14 @@ from pathlib import Path
 
 import polars as pl
 
-from fedmodels.data.binding import SeriesGrid, SeriesLong, SeriesPhysionet2012
+from fedmodels.data.binding_kinds import SeriesGrid, SeriesLong, SeriesPhysionet2012
 from fedmodels.data.csvfile import numbers, require
 from fedmodels.data.physionet2012 import LABEL, PATIENT, check_variables, read_stays
 from fedmodels.data.rowfile import Reader
 from fedmodels.data.times import minutes_between, minutes_since_admission
 from fedmodels.data.units import conversions
 from fedmodels.errors import DataError
-from fedmodels.study import SeriesInput
+from fedmodels.study_input import SeriesInput
 
 SeriesBinding = SeriesLong | SeriesGrid | SeriesPhysionet2012
 Measured = tuple[pl.DataFrame, pl.Series]

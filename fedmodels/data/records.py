@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from fedmodels.data.binding import ROW, RowBinding, Split
+from fedmodels.data.binding_kinds import ROW, RowBinding, Split
 from fedmodels.data.csvfile import canonical, canonical_code, require
 from fedmodels.data.dataset import TEST, TRAIN, UNLABELLED
 from fedmodels.data.rowfile import Reader

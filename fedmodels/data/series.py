@@ -22,7 +22,7 @@ from fedmodels.data.measurements import SeriesBinding, columns_of, in_units, one
 from fedmodels.data.records import Rules, rules_of, select
 from fedmodels.data.units import implausible
 from fedmodels.errors import DataError
-from fedmodels.study import SeriesInput, Variable
+from fedmodels.study_input import SeriesInput, Variable
 
 _UNKNOWN = 0.5
 

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from fedmodels.data.fitting import Values, stored_type
 from fedmodels.errors import DataError
-from fedmodels.study import ImageInput
+from fedmodels.study_input import ImageInput
 
 _IN_MEMORY = 1 << 26  # bytes
 _SPARE = 1 << 28  # bytes that are left free on the disk

@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from fedmodels.data.binding import TableFile
+from fedmodels.data.binding_kinds import TableFile
 from fedmodels.data.csvfile import canonical, canonical_code, numbers, require
 from fedmodels.data.dataset import Dataset
 from fedmodels.data.records import rules_of, select
 from fedmodels.data.units import conversions, implausible
-from fedmodels.study import Column, TableInput
+from fedmodels.study_input import Column, TableInput
 
 _UNKNOWN = 0.5  # the middle of the public range, so that a missing value says nothing by itself
 

@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from fedmodels.data.binding import TextFile
+from fedmodels.data.binding_kinds import TextFile
 from fedmodels.data.csvfile import require
 from fedmodels.data.dataset import Dataset
 from fedmodels.data.identifiers import MARKS, mask, normalise
 from fedmodels.data.records import Records, rules_of, select
 from fedmodels.errors import DataError
-from fedmodels.study import TextInput
+from fedmodels.study_input import TextInput
 
 T = TypeVar("T")
 

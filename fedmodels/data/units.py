@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmodels.errors import DataError
-from fedmodels.study import Column, Variable
+from fedmodels.study_input import Column, Variable
 
 # Unit: (dimension, factor, offset), so that value * factor + offset is in the first unit of its dimension.
 _UNITS: dict[str, tuple[str, float, float]] = {

@@ -15,18 +15,9 @@ from fedmodels.errors import FileError, RunError, UsageError
 from fedmodels.evaluation.calibration import Working
 from fedmodels.files import read_text, write_synced
 from fedmodels.models.registry import Architecture, architecture, check_sizes, families, skeleton
-from fedmodels.study import (
-    About,
-    ImageInput,
-    Input,
-    PositiveFloat,
-    Probability,
-    SeriesInput,
-    SizeValue,
-    Strict,
-    Study,
-    TextInput,
-)
+from fedmodels.study import About, Study
+from fedmodels.study_input import ImageInput, Input, SeriesInput, TextInput
+from fedmodels.typed import PositiveFloat, Probability, SizeValue, Strict
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fedmodels.data.dataset import Dataset
 from fedmodels.models.losses import probabilities
-from fedmodels.study import ImageInput, Input
+from fedmodels.study_input import ImageInput, Input
 
 _PREDICT_BATCH = 256
 

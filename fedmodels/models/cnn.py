@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from fedmodels.errors import FileError
 from fedmodels.models.initialise import he, xavier
 from fedmodels.models.registry import Family, Preset, Sizes, register
-from fedmodels.study import ImageInput, Positive
+from fedmodels.study_input import ImageInput
+from fedmodels.typed import Positive
 
 
 class CnnSizes(Sizes, frozen=True):

@@ -25,7 +25,7 @@ from fedmodels.files import write_synced
 from fedmodels.models.artifact import CARD, WEIGHTS, Card, load_whole_model
 from fedmodels.models.losses import AtTemperature, probabilities
 from fedmodels.models.registry import parameter_count
-from fedmodels.study import ImageInput, Input, SeriesInput, TextInput
+from fedmodels.study_input import ImageInput, Input, SeriesInput, TextInput
 
 ONNX = "model.onnx"
 OPSET = 20

@@ -15,7 +15,8 @@ from fedmodels.data.features import feature_count
 from fedmodels.errors import DataError
 from fedmodels.models import initialise
 from fedmodels.models.registry import Family, Preset, Sizes, register
-from fedmodels.study import Positive, SeriesInput, TextInput
+from fedmodels.study_input import SeriesInput, TextInput
+from fedmodels.typed import Positive
 
 Pool = Literal["last", "mean", "max"]
 

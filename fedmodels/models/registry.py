@@ -25,7 +25,9 @@ from torch import nn
 
 from fedmodels.errors import FileError
 from fedmodels.models.personal import Division, divide
-from fedmodels.study import Input, SizeValue, Strict, Study
+from fedmodels.study import Study
+from fedmodels.study_input import Input
+from fedmodels.typed import SizeValue, Strict
 
 
 class Sizes(Strict, frozen=True):

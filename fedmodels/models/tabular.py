@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from fedmodels.data.features import feature_count
 from fedmodels.models.initialise import he, xavier
 from fedmodels.models.registry import Family, Sizes, register
-from fedmodels.study import Positive, TableInput
+from fedmodels.study_input import TableInput
+from fedmodels.typed import Positive
 
 
 class MlpSizes(Sizes, frozen=True):

@@ -13,7 +13,8 @@ from fedmodels.dp.plan import plan_for
 from fedmodels.models.batches import predict
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import unflatten
-from fedmodels.study import Input, Study
+from fedmodels.study import Study
+from fedmodels.study_input import Input
 from simulations.benchmarks.private_training import train_averaged, train_pooled_private
 
 

@@ -13,7 +13,8 @@ from fedmodels.data.load import load
 from fedmodels.errors import UsageError
 from fedmodels.files import read_text
 from fedmodels.settings import apply_settings
-from fedmodels.study import ImageInput, Study, TextInput, parse_study
+from fedmodels.study import Study, parse_study
+from fedmodels.study_input import ImageInput, TextInput
 from simulations.auditing import image_views, text_views
 from simulations.auditing.output import as_json, new_folder, write
 from simulations.auditing.patients import ATTACKED, Cast, choose

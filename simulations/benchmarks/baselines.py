@@ -14,7 +14,8 @@ from fedmodels.evaluation.exact import exact_metrics
 from fedmodels.models.batches import predict
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten, unflatten
-from fedmodels.study import Study, TextInput
+from fedmodels.study import Study
+from fedmodels.study_input import TextInput
 
 Parts = Mapping[str, Dataset]
 Predictor = Callable[[Dataset], npt.NDArray[np.float64]]

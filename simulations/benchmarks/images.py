@@ -19,7 +19,8 @@ from rich.table import Table
 
 from fedmodels.data import load as loading
 from fedmodels.models.batches import to_tensors
-from fedmodels.study import About, ImageInput
+from fedmodels.study import About
+from fedmodels.study_input import ImageInput
 from simulations.benchmarks.aggregation.memory import status
 from simulations.benchmarks.machine import Machine, this_machine
 from simulations.benchmarks.output import describe, print_json, verdict, wide_console

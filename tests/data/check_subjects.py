@@ -8,7 +8,7 @@ from fedmodels.data.checks.run import examine_records
 from fedmodels.data.checks.source import Measured, Source
 from fedmodels.data.checks.subject import Subject
 from fedmodels.data.dataset import TEST, TRAIN, Dataset
-from fedmodels.study import Column, ImageInput, SeriesInput, TableInput, TextInput, Variable
+from fedmodels.study_input import Column, ImageInput, SeriesInput, TableInput, TextInput, Variable
 
 NUMBERS = TableInput(tuple(Column(name, low=0, high=1) for name in "abcdefgh"))
 SERIES = SeriesInput((Variable("HR", 40, 150), Variable("Lactate", 0.5, 10)), 24, statics=(Variable("Age", 20, 90),))

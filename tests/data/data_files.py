@@ -9,7 +9,8 @@ import pytest
 from fedmodels.data.dataset import UNLABELLED, Dataset
 from fedmodels.data.load import load
 from fedmodels.errors import DataError
-from fedmodels.study import About, Federation, Input, Model, Privacy, Study, Training
+from fedmodels.study import About, Federation, Model, Privacy, Study, Training
+from fedmodels.study_input import Input
 
 REPOSITORY = Path(__file__).parents[2]
 STUDIES = REPOSITORY / "simulations" / "studies"

@@ -11,7 +11,7 @@ from fedmodels.data.checks.hamming import hashes, pairs_within, radius
 from fedmodels.data.checks.images import frequencies
 from fedmodels.data.checks.sketches import Ragged, candidates, signatures, similar
 from fedmodels.data.dataset import TEST, TRAIN, Dataset
-from fedmodels.study import Column, TableInput
+from fedmodels.study_input import Column, TableInput
 
 
 def _doubled(x, one, other):

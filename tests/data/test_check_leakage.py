@@ -5,7 +5,7 @@ import pytest
 from check_subjects import IMAGE, SERIES, TEXT, bad, found, pictures, series, subject, table, texts
 
 from fedmodels.data.checks.source import Source
-from fedmodels.study import Column, SeriesInput, TableInput, Variable
+from fedmodels.study_input import Column, SeriesInput, TableInput, Variable
 
 Y = np.arange(400) // 2 % 2
 

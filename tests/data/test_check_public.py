@@ -12,7 +12,8 @@ from fedmodels.data.checks.finding import Finding
 from fedmodels.data.checks.run import examine
 from fedmodels.data.csvfile import read_csv
 from fedmodels.data.physionet2012 import read_stays
-from fedmodels.study import SeriesInput, Study, Variable, parse_study
+from fedmodels.study import Study, parse_study
+from fedmodels.study_input import SeriesInput, Variable
 
 
 def _study(name: str) -> Study:

@@ -5,7 +5,7 @@ import pytest
 from data_files import read, read_unlabelled
 
 from fedmodels.errors import DataError
-from fedmodels.study import Column, SeriesInput, TableInput, TextInput, Variable
+from fedmodels.study_input import Column, SeriesInput, TableInput, TextInput, Variable
 
 TABLE = TableInput((Column("age", low=0, high=100),))
 ROWS = 'kind = "table"\npath = "t.csv"\n[columns]\npatient = "who"\nlabel = "label"\n[split]\ntest_fraction = 0.5\n'

@@ -15,10 +15,10 @@ from pydicom.dataset import Dataset
 
 from fedmodels.data import dicom
 from fedmodels.data.apart import Apart
-from fedmodels.data.binding import DicomRules
+from fedmodels.data.binding_kinds import DicomRules
 from fedmodels.data.dicom import may_crash, read_frames, read_tags, text_of
 from fedmodels.data.unusable import Reason, Unusable
-from fedmodels.study import ImageInput
+from fedmodels.study_input import ImageInput
 
 RESCALED, WINDOW = DicomRules(values="rescaled"), DicomRules(values="window")
 PIXELS = np.arange(80, dtype=np.uint16).reshape(8, 10) * 50

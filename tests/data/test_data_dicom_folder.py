@@ -8,7 +8,7 @@ from dicom_files import SHIPPED, write_dicom
 from fedmodels.data.checks.source import read_source
 from fedmodels.data.dataset import TEST, TRAIN
 from fedmodels.errors import DataError, FileError
-from fedmodels.study import ImageInput
+from fedmodels.study_input import ImageInput
 
 INPUT = ImageInput(height=8, width=10, high=4095)
 PIXELS = np.arange(80, dtype=np.uint16).reshape(8, 10)

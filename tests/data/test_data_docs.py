@@ -7,7 +7,8 @@ from data_files import REPOSITORY
 
 from fedmodels import strict_toml
 from fedmodels.data.binding import parse_binding
-from fedmodels.study import Input, Strict
+from fedmodels.study_input import Input
+from fedmodels.typed import Strict
 
 PAGE = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)

@@ -10,7 +10,7 @@ from PIL import Image
 from fedmodels.data.dataset import TEST, TRAIN
 from fedmodels.data.fitting import fit
 from fedmodels.errors import DataError, FedmodelsError
-from fedmodels.study import ImageInput
+from fedmodels.study_input import ImageInput
 
 GREY = ImageInput(height=8, width=10)
 COLOUR = ImageInput(height=8, width=10, channels=3)

@@ -8,7 +8,7 @@ from fedmodels.data import load as load_module
 from fedmodels.data.features import feature_count, feature_names
 from fedmodels.data.load import load
 from fedmodels.errors import DataError, UsageError
-from fedmodels.study import Column, ImageInput, SeriesInput, TableInput, TextInput, Variable
+from fedmodels.study_input import Column, ImageInput, SeriesInput, TableInput, TextInput, Variable
 
 INPUT = TableInput((Column("age", low=0, high=100),))
 BINDING = """

@@ -12,7 +12,7 @@ from fedmodels.data.features import feature_count, feature_names
 from fedmodels.data.load import load
 from fedmodels.data.series import Points, grid
 from fedmodels.errors import DataError
-from fedmodels.study import SeriesInput, Variable
+from fedmodels.study_input import SeriesInput, Variable
 
 INPUT = SeriesInput((Variable("HR", 0, 200), Variable("K", 0, 10)), steps=4, statics=(Variable("Age", 0, 100),))
 LONG = """

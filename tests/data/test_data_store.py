@@ -20,7 +20,7 @@ from fedmodels.data.load import load
 from fedmodels.data.store import Place, StoredImages, gather
 from fedmodels.errors import DataError
 from fedmodels.models.batches import to_tensors
-from fedmodels.study import ImageInput
+from fedmodels.study_input import ImageInput
 
 INPUT = ImageInput(height=8, width=8)
 BINDING = """
@@ -225,7 +225,7 @@ from pathlib import Path
 import numpy as np
 from fedmodels.data import store
 from fedmodels.data.store import Place, gather
-from fedmodels.study import ImageInput
+from fedmodels.study_input import ImageInput
 store._SPARE = 0
 def peak():
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM"))

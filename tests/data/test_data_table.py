@@ -8,7 +8,7 @@ from fedmodels.data.dataset import TEST, TRAIN
 from fedmodels.data.features import feature_count, feature_names
 from fedmodels.data.records import is_test
 from fedmodels.errors import DataError, FileError
-from fedmodels.study import Column, TableInput
+from fedmodels.study_input import Column, TableInput
 
 INPUT = TableInput((Column("age", low=0, high=100), Column("pain", kind="category", values=("1", "2"))))
 BINDING = """

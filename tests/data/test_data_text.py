@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fedmodels.data.dataset import TEST
 from fedmodels.data.text import cut, token_spans, tokenise
 from fedmodels.errors import DataError
-from fedmodels.study import TextInput
+from fedmodels.study_input import TextInput
 
 INPUT = TextInput(vocabulary=4096, max_tokens=6)
 BINDING = """

@@ -9,7 +9,7 @@ from data_files import read, read_unlabelled, site, study_of
 
 from fedmodels.data.load import load
 from fedmodels.errors import DataError, FileError
-from fedmodels.study import SeriesInput, Variable
+from fedmodels.study_input import SeriesInput, Variable
 
 INPUT = SeriesInput((Variable("HR", 0, 200),), steps=4)
 SECRET = "Xsecret9"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedmodels.data.units import conversion, implausible
 from fedmodels.errors import DataError, FileError
-from fedmodels.study import Column, SeriesInput, TableInput, Variable
+from fedmodels.study_input import Column, SeriesInput, TableInput, Variable
 
 HERE = Path("m.csv")
 

@@ -21,7 +21,7 @@ from fedmodels.evaluation.explanations.figures import neighbourhoods, ranked
 from fedmodels.evaluation.explanations.words import marked_words
 from fedmodels.models.artifact import load_model, save_model
 from fedmodels.models.registry import build_model
-from fedmodels.study import TextInput
+from fedmodels.study_input import TextInput
 
 TEXTS = ["咳嗽三天，发烧<39>。Cough & fever!", "没有发热", "头痛 and more words than the model reads at all"]
 FILES = {

@@ -15,7 +15,7 @@ from fedmodels.errors import FileError
 from fedmodels.models import registry
 from fedmodels.models.registry import Family, Preset, build_model, families, parameter_count, presets, register
 from fedmodels.models.tabular import MlpSizes
-from fedmodels.study import TableInput
+from fedmodels.study_input import TableInput
 
 # Recurrent layers have two biases per gate in torch: gates * hidden * (input + hidden + 2).
 COUNTS = [

@@ -10,7 +10,7 @@ from fedmodels.data.checks.marginals import Marginal, values_of
 from fedmodels.data.checks.subject import Subject
 from fedmodels.data.checks.summary import Summary
 from fedmodels.data.checks.units import looks_like
-from fedmodels.study import Column, SeriesInput, TableInput, Variable
+from fedmodels.study_input import Column, SeriesInput, TableInput, Variable
 
 _CLIPPED = 0.25  # a long tail is what clipping is for; beyond a quarter it reaches into the middle half of the values
 _SQUEEZED = 0.05

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from fedmodels.data.checks.finding import Finding, share
 from fedmodels.data.checks.subject import Subject
 from fedmodels.data.checks.summary import Summary
-from fedmodels.study import ImageInput, TextInput
+from fedmodels.study_input import ImageInput, TextInput
 
 _FEW_TOKENS = 3
 _CUT = 0.25  # beyond this the upper quartile of the texts is not seen in full

@@ -15,7 +15,7 @@ from fedmodels.data.checks.statistics import most_by_chance
 from fedmodels.data.checks.subject import Subject
 from fedmodels.data.checks.summary import Summary
 from fedmodels.data.dataset import TEST
-from fedmodels.study import TableInput, TextInput
+from fedmodels.study_input import TableInput, TextInput
 
 _DEPENDENCE = 10.0
 SHORT_TEXT = 10

@@ -17,7 +17,7 @@ from fedmodels.data.checks.finding import Finding, listed
 from fedmodels.data.checks.statistics import auroc, auroc_lower
 from fedmodels.data.checks.subject import Subject
 from fedmodels.data.checks.summary import Kind, Predictor, Summary
-from fedmodels.study import SeriesInput, TableInput, TextInput
+from fedmodels.study_input import SeriesInput, TableInput, TextInput
 
 _GIVEN_AWAY, _TELLING = 0.95, 0.75
 _LEAST = 5  # patients of a class, or there is nothing to compare

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from fedmodels.data.checks.source import Measured
 from fedmodels.data.checks.subject import Subject
 from fedmodels.data.checks.summary import Summary
-from fedmodels.study import Column, SeriesInput, TableInput, Variable
+from fedmodels.study_input import Column, SeriesInput, TableInput, Variable
 
 BINS = 24
 

@@ -11,7 +11,7 @@ from fedmodels.data.checks.hamming import hashes, pairs_within, radius
 from fedmodels.data.checks.sketches import candidates, similar
 from fedmodels.data.checks.subject import Subject
 from fedmodels.data.checks.summary import Summary, elements_of
-from fedmodels.study import TableInput
+from fedmodels.study_input import TableInput
 
 
 def near_duplicates(subject: Subject, summary: Summary) -> Iterator[Finding]:

@@ -18,7 +18,8 @@ from fedmodels.data.checks.subject import Subject
 from fedmodels.data.dataset import TEST, TRAIN
 from fedmodels.errors import UsageError
 from fedmodels.files import write_synced
-from fedmodels.study import ImageInput, Study, TableInput
+from fedmodels.study import Study
+from fedmodels.study_input import ImageInput, TableInput
 
 _PROPERTIES = ("mean brightness", "contrast", "brightness of the border", "length of the text", "length of the series")
 _PICTURED_GROUPS, _PICTURED, _PIXELS = 6, 4, 96

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import polars as pl
 from PIL import Image
 
-from fedmodels.data.binding import (
+from fedmodels.data.binding import read_binding
+from fedmodels.data.binding_kinds import (
     ROW,
     DataBinding,
     ImageFolder,
@@ -22,7 +23,6 @@ from fedmodels.data.binding import (
     SeriesPhysionet2012,
     TableFile,
     TextFile,
-    read_binding,
 )
 from fedmodels.data.csvfile import canonical, canonical_code, numbers
 from fedmodels.data.dataset import Dataset
@@ -33,7 +33,8 @@ from fedmodels.data.rowfile import Reader
 from fedmodels.data.units import conversions
 from fedmodels.errors import DataError
 from fedmodels.files import read_text
-from fedmodels.study import Column, SeriesInput, Study, TableInput
+from fedmodels.study import Study
+from fedmodels.study_input import Column, SeriesInput, TableInput
 
 _HAN = r"[\u3400-\u4dbf\u4e00-\u9fff]"
 _LETTER = r"\p{L}"

@@ -12,7 +12,7 @@ from fedmodels.data.checks.images import IMAGE_STATISTICS, frequencies, image_st
 from fedmodels.data.checks.sketches import Ragged, series_elements, signatures, text_elements
 from fedmodels.data.checks.subject import Subject
 from fedmodels.data.dataset import Dataset
-from fedmodels.study import ImageInput, Input, SeriesInput, TableInput, TextInput
+from fedmodels.study_input import ImageInput, Input, SeriesInput, TableInput, TextInput
 
 Kind = Literal["value", "measured"]
 

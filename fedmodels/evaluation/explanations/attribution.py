@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from fedmodels.errors import UsageError
 from fedmodels.models.losses import log_odds
-from fedmodels.study import Column, SeriesInput, TableInput
+from fedmodels.study_input import Column, SeriesInput, TableInput
 
 Floats = npt.NDArray[np.float64]
 _POINTS, _PIECES = 16, 128

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedmodels.data.binding import ImageColumns, ImageFolder
+from fedmodels.data.binding_kinds import ImageColumns, ImageFolder
 from fedmodels.data.dataset import TEST, UNLABELLED, Dataset
 from fedmodels.data.images import read_image_folder
 from fedmodels.data.load import load, load_texts
@@ -15,7 +15,7 @@ from fedmodels.data.text import encode, seen
 from fedmodels.errors import DataError, UsageError
 from fedmodels.files import read_text
 from fedmodels.models.artifact import Card
-from fedmodels.study import ImageInput, TextInput
+from fedmodels.study_input import ImageInput, TextInput
 
 
 @dataclass(frozen=True, repr=False)

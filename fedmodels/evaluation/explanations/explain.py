@@ -20,7 +20,7 @@ from fedmodels.evaluation.scores import predicted
 from fedmodels.models.artifact import Card
 from fedmodels.models.batches import predict, to_tensors
 from fedmodels.models.losses import AtTemperature
-from fedmodels.study import Column, ImageInput, SeriesInput, TableInput, TextInput
+from fedmodels.study_input import Column, ImageInput, SeriesInput, TableInput, TextInput
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from fedmodels.data.features import feature_count
 from fedmodels.models.cnn import CnnSizes
 from fedmodels.models.recurrent import SeriesSizes
 from fedmodels.models.registry import Architecture, construct, presets
-from fedmodels.study import ImageInput, Input, SeriesInput, TextInput, Variable
+from fedmodels.study_input import ImageInput, Input, SeriesInput, TextInput, Variable
 
 _LABELS = 2
 _VARIABLES = tuple(Variable(name=f"v{i}", low=0.0, high=1.0) for i in range(14))
