@@ -14,7 +14,7 @@ from fedmodels.audit.membership import Flags, Floats, Roc, halves, lira, rmia, r
 from fedmodels.data.load import load
 from fedmodels.errors import DataError, FileError
 from fedmodels.files import read_text
-from fedmodels.models.artifact import load_model
+from fedmodels.models.artifact import load_whole_model
 from fedmodels.study import Study, parse_study
 from simulations.auditing.output import as_json, new_folder, write
 from simulations.auditing.pictures import roc_curves
@@ -50,7 +50,7 @@ class Row:
 def membership(run: Path, bindings: Sequence[Path], shadows: int, out: Path) -> None:
     """Attack the model of `run` on the patients of its hospitals' bindings."""
     console = Console()
-    model, card = load_model(run)
+    model, card = load_whole_model(run)
     study = parse_study(read_text(run / "study.toml"), str(run / "study.toml"))
     if card.study_hash != study.digest.hex():
         raise FileError("the model is not of this study", where=str(run), fix="name a run directory as a run left it")
