@@ -5,17 +5,18 @@ they are part of the page, which is therefore readable by its owner alone.
 """
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from fedmodels.errors import UsageError
 from fedmodels.files import write_synced
 from fedmodels.report.audit_record import Audit, File, Folder, read_folder
 from fedmodels.report.charts import bounds_chart
+from fedmodels.report.pages import render_page
 from fedmodels.report.protection import PRIORS, contradictions, observers, posterior, rounded_up
 
 PAGE = "audit.html"
@@ -47,28 +48,28 @@ def write_audit(folder: Path) -> Written:
 
 def render(found: Folder) -> str:
     """The page as HTML. The same results give the same page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fedmodels.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(up=rounded_up, percent=_percent, figure=_figure)
-    return environment.get_template("audit.html").render(
-        found=found,
-        audit=found.audit and found.audit.content,
-        colluders=found.colluders and found.colluders.content,
-        tested=found.self_test and found.self_test.content,
-        view=found.view and found.view.content,
-        membership=found.membership and found.membership.content,
-        transcripts=[file.content for file in found.transcripts],
-        observers=observers(found),
-        contradictions=contradictions(found),
-        priors=[(name, posterior(prior, found.audit.content.claimed)) for prior, name in PRIORS] if found.audit else [],
-        chart=_chart(found.audit.content) if found.audit else None,
-        pictures={name: _picture(getattr(found, of), file) for name, (of, file) in _PICTURES.items()},
-    )
+    values = {
+        "found": found,
+        "audit": found.audit and found.audit.content,
+        "colluders": found.colluders and found.colluders.content,
+        "tested": found.self_test and found.self_test.content,
+        "view": found.view and found.view.content,
+        "membership": found.membership and found.membership.content,
+        "transcripts": [file.content for file in found.transcripts],
+        "observers": observers(found),
+        "contradictions": contradictions(found),
+        "priors": [(name, posterior(prior, found.audit.content.claimed)) for prior, name in PRIORS]
+        if found.audit
+        else [],
+        "chart": _chart(found.audit.content) if found.audit else None,
+        "pictures": {name: _picture(getattr(found, of), file) for name, (of, file) in _PICTURES.items()},
+    }
+    filters: dict[str, Callable[..., str]] = {
+        "up": rounded_up,
+        "percent": _percent,
+        "figure": _figure,
+    }
+    return render_page("audit.html", values, filters)
 
 
 def _chart(audit: Audit) -> Markup:

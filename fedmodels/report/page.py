@@ -4,12 +4,11 @@ No network, no script: the page carries its style and its charts, and forbids ev
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import ROUND_UP, Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
-import jinja2
 from markupsafe import Markup
 
 from fedmodels.errors import UsageError
@@ -18,6 +17,7 @@ from fedmodels.models.registry import expected_parameters
 from fedmodels.packing import evaluation_layout, update_packing
 from fedmodels.report.charts import line_chart
 from fedmodels.report.metrics import PER_HOSPITAL, evaluation_of, metric_names
+from fedmodels.report.pages import render_page
 from fedmodels.report.record import Record, read_record
 from fedmodels.study import Hospital
 
@@ -60,31 +60,32 @@ def write_report(run: Path, pictures: Sequence[Picture] = ()) -> Path:
 
 def render(record: Record, pictures: Sequence[Picture] = ()) -> str:
     """The page as HTML. The same record and pictures give the same page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fedmodels.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        epsilon=show_epsilon, decimal=_show_decimal, duration=_show_duration, metric=_show_metric,
-        size=_show_size, fingerprint=key_fingerprint, interval=_show_interval, error=_show_error, signed=_show_signed,
-    )  # fmt: skip
-    return environment.get_template("report.html").render(
-        run=record,
-        study=record.study,
-        result=record.result,
-        private=record.study.privacy.mode != "none",
-        distributed=record.study.privacy.mode == "distributed",
-        metrics=metric_names(record.study),
-        evaluation=evaluation_of(record),
-        exact=record.result.simulation.metrics if record.result.simulation else {},
-        per_hospital=PER_HOSPITAL,
-        pictures=pictures,
-        traffic=_traffic(record),
-        charts=_charts(record),
-    )
+    values = {
+        "run": record,
+        "study": record.study,
+        "result": record.result,
+        "private": record.study.privacy.mode != "none",
+        "distributed": record.study.privacy.mode == "distributed",
+        "metrics": metric_names(record.study),
+        "evaluation": evaluation_of(record),
+        "exact": record.result.simulation.metrics if record.result.simulation else {},
+        "per_hospital": PER_HOSPITAL,
+        "pictures": pictures,
+        "traffic": _traffic(record),
+        "charts": _charts(record),
+    }
+    filters: dict[str, Callable[..., str]] = {
+        "epsilon": show_epsilon,
+        "decimal": _show_decimal,
+        "duration": _show_duration,
+        "metric": _show_metric,
+        "size": _show_size,
+        "fingerprint": key_fingerprint,
+        "interval": _show_interval,
+        "error": _show_error,
+        "signed": _show_signed,
+    }
+    return render_page("report.html", values, filters)
 
 
 def _traffic(record: Record) -> dict[str, int]:

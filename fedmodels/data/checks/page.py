@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -18,6 +17,7 @@ from fedmodels.data.checks.subject import Subject
 from fedmodels.data.dataset import TEST, TRAIN
 from fedmodels.errors import UsageError
 from fedmodels.files import write_synced
+from fedmodels.report.pages import render_page
 from fedmodels.study import Study
 from fedmodels.study_input import ImageInput, TableInput
 
@@ -48,22 +48,16 @@ def write_page(out: Path, study: Study, examined: Examination, *, pictures: bool
 
 def render(study: Study, examined: Examination, *, pictures: bool) -> str:
     """The page as HTML: no script, no network, no patient, cell or file name; images only where asked for."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fedmodels.data.checks"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     subject = examined.subject
-    return environment.get_template("check.html").render(
-        study=study,
-        findings=examined.findings,
-        counts=[] if subject is None else _counts(subject),
-        inputs=[_input(marginal, study) for marginal in examined.marginals],
-        properties=[] if subject is None else [*_properties(examined, subject)],
-        pictures=[*_pictures(examined)] if pictures else [],
-    )
+    values = {
+        "study": study,
+        "findings": examined.findings,
+        "counts": [] if subject is None else _counts(subject),
+        "inputs": [_input(marginal, study) for marginal in examined.marginals],
+        "properties": [] if subject is None else [*_properties(examined, subject)],
+        "pictures": [*_pictures(examined)] if pictures else [],
+    }
+    return render_page("check.html", values, package="fedmodels.data.checks")
 
 
 def write_rows(out: Path, examined: Examination) -> Path:

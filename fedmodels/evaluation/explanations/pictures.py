@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 
-import jinja2
 from markupsafe import Markup
 from torch import nn
 
@@ -15,6 +14,7 @@ from fedmodels.evaluation.explanations.examples import read_examples
 from fedmodels.evaluation.explanations.explain import Explanation, explain
 from fedmodels.models.artifact import Card
 from fedmodels.report.charts import inline_svg, page_style
+from fedmodels.report.pages import render_page
 
 CAVEAT = (
     "This shows what moved this model's answer. It shows neither what causes the condition nor whether the model is "
@@ -61,16 +61,12 @@ def as_picture(explanation: Explanation, key: str) -> Picture:
 
 def page(explanation: Explanation, card: Card) -> str:
     """A self-contained HTML page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fedmodels.evaluation.explanations"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("explanation.html").render(
-        picture=as_picture(explanation, "explanation"), card=card, notes=_notes(card)
-    )
+    values = {
+        "picture": as_picture(explanation, "explanation"),
+        "card": card,
+        "notes": _notes(card),
+    }
+    return render_page("explanation.html", values, package="fedmodels.evaluation.explanations")
 
 
 def png(explanation: Explanation, card: Card) -> bytes:
