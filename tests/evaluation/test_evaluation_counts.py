@@ -51,7 +51,9 @@ def test_edges_are_distinct_symmetric_and_those_of_the_calibration_bins_too(bins
     edges = Layout(2, bins).edges
     assert len(edges) == bins - 1
     assert (np.diff(edges) > 0).all()
-    assert edges == pytest.approx(1 - edges[::-1], abs=1e-12)
+    symmetric = edges[np.abs(np.log(edges / (1 - edges))) < 8.001]
+    assert symmetric == pytest.approx(1 - symmetric[::-1], abs=1e-12)
+    assert np.searchsorted(edges, 0.5) == len(edges) // 2  # two labels' confusion is read off the two halves
     assert set(np.arange(1, 16) / 16) <= set(edges.tolist())
 
 
@@ -65,6 +67,18 @@ def test_a_confident_model_keeps_its_auroc_where_equal_bins_lose_it() -> None:
     assert abs(metrics(histogram(p, y, names(4000), layout), layout)["auroc"] - exact) < 0.01
     equal = np.digitize(score, np.arange(1, 32) / 32) / 32
     assert abs(exact_metrics(np.column_stack([1 - equal, equal]), y)["auroc"] - exact) > 0.01
+
+
+def test_a_sure_model_of_many_labels_is_not_tied_at_the_lower_end() -> None:
+    """The control: edges that end at log-odds -16 put most scores of such a model into one bin."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 11, 4000)
+    logits = 8.0 * (rng.normal(size=(4000, 11)) + 2.0 * np.eye(11)[y])
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    layout, exact = Layout(11), exact_metrics(p, y)["auroc"]
+    assert abs(metrics(histogram(p, y, names(4000), layout), layout)["auroc"] - exact) < 0.001
+    cut = np.maximum(p, 1e-7) / np.maximum(p, 1e-7).sum(1, keepdims=True)
+    assert abs(exact_metrics(cut, y)["auroc"] - exact) > 0.001
 
 
 @settings(max_examples=60, deadline=None)
@@ -159,7 +173,7 @@ def test_any_counts_give_finite_metrics_within_their_range(data: st.DataObject) 
 
 @pytest.mark.parametrize("labels", [2, 4])
 def test_noise_of_mean_zero_does_not_bias_the_auroc(labels: int) -> None:
-    layout = Layout(labels)
+    layout = Layout(labels, 32)
     vector = histogram(*a_model(3000, labels), names(3000), layout)
     rng = np.random.default_rng(3)
     noisy = [metrics(vector + rng.normal(scale=2.0, size=layout.length), layout) for _ in range(40)]
