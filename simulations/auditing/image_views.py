@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from fedmodels.audit.imprint import plan_imprint, plant, take_apart
 from fedmodels.audit.inversion import Attack, Search, invert_features, invert_gradient
 from fedmodels.audit.similarity import match, psnr, ssim
-from fedmodels.data.dataset import Dataset
 from fedmodels.errors import UsageError
 from fedmodels.models.batches import to_tensors
 from fedmodels.models.cnn import Cnn
@@ -21,7 +20,7 @@ from fedmodels.models.weights import flatten
 from fedmodels.study import Study
 from simulations.auditing.patients import ATTACKED, Cast
 from simulations.auditing.threads import one_thread
-from simulations.auditing.updates import Scene, Vector, part
+from simulations.auditing.updates import Make, Scene, inversions, noise_of, part
 
 Pictures = npt.NDArray[np.float64]
 OnStep = Callable[[], None]
@@ -72,7 +71,7 @@ def show(study: Study, cast: Cast, on_view: Callable[[str], None], on_step: OnSt
     """All views of a study of images, at its first round, when the model is new."""
     viewer = _Viewer(study, cast, on_step)
     with one_thread():
-        for name, patients, make in _inversions(study):
+        for name, patients, make in inversions(study):
             on_view(name)
             viewer.invert(name, patients, make)
         for name, make in _imprints(study):
@@ -81,30 +80,12 @@ def show(study: Study, cast: Cast, on_view: Callable[[str], None], on_step: OnSt
     return viewer.gallery
 
 
-Make = Callable[[Scene, Dataset], Vector]
-
-
-def _inversions(study: Study) -> Iterator[tuple[str, int, Make]]:
-    """Name, number of patients and update of each gradient inversion."""
-    hospitals = min(study.federation.hospitals, ATTACKED)
-    yield "1 hospital, 1 patient", 1, Scene.unprotected
-    yield f"1 hospital, {ATTACKED} patients", ATTACKED, Scene.unprotected
-    yield f"secure sum, {hospitals} hospitals with 1 patient each", hospitals, Scene.unprotected
-    yield "1 patient, clipped", 1, Scene.clipped
-    if study.privacy.mode != "none":
-        yield f"1 patient, clipped, {_noise(study)}", 1, Scene.protected
-
-
 def _imprints(study: Study) -> Iterator[tuple[str, Make]]:
     hospitals = min(study.federation.hospitals, ATTACKED)
     yield f"imprint, 1 hospital, {ATTACKED} patients", Scene.unprotected
     yield f"imprint, secure sum of {hospitals} hospitals, {ATTACKED} patients, clipped", Scene.clipped
     if study.privacy.mode != "none":
-        yield f"imprint, {ATTACKED} patients, clipped, {_noise(study)}", Scene.protected
-
-
-def _noise(study: Study) -> str:
-    return "noise of the sum" if study.privacy.mode == "distributed" else "noise of the hospital"
+        yield f"imprint, {ATTACKED} patients, clipped, {noise_of(study)}", Scene.protected
 
 
 class _Viewer:

@@ -1,6 +1,6 @@
 """`fedmodels audit view` for texts: which hash buckets of patients' words an update shows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
 from fedmodels.study import Study
 from simulations.auditing.patients import ATTACKED, Cast
-from simulations.auditing.updates import Scene, Vector, part
+from simulations.auditing.updates import Make, Scene, inversions, noise_of, part
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,11 @@ def show(study: Study, cast: Cast) -> list[TextView]:
     return views
 
 
-Make = Callable[[Scene, Dataset], Vector]
-
-
 def _updates(study: Study) -> Iterator[tuple[str, int, Make]]:
-    hospitals = min(study.federation.hospitals, ATTACKED)
-    yield "1 hospital, 1 patient", 1, Scene.unprotected
-    yield f"1 hospital, {ATTACKED} patients", ATTACKED, Scene.unprotected
-    yield f"secure sum, {hospitals} hospitals with 1 patient each", hospitals, Scene.unprotected
-    yield "1 patient, clipped", 1, Scene.clipped
+    """Those of images, and one that is quick to look for in texts alone."""
+    yield from inversions(study)
     if study.privacy.mode != "none":
-        noise = "noise of the sum" if study.privacy.mode == "distributed" else "noise of the hospital"
-        yield f"1 patient, clipped, {noise}", 1, Scene.protected
-        yield f"{ATTACKED} patients, clipped, {noise}", ATTACKED, Scene.protected
+        yield f"{ATTACKED} patients, clipped, {noise_of(study)}", ATTACKED, Scene.protected
 
 
 def _buckets(data: Dataset) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

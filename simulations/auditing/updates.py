@@ -5,6 +5,7 @@ what a coordinator with good luck or side knowledge has. A secure sum is exact, 
 the hospitals' vectors and nothing of the vectors themselves; masks are left out here because they do not change a bit.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -20,6 +21,7 @@ from fedmodels.dp.plan import Plan, plan_for
 from fedmodels.errors import UsageError
 from fedmodels.packing import gradient_packing, update_packing
 from fedmodels.study import Hospital, Roster, Study
+from simulations.auditing.patients import ATTACKED
 
 Vector = npt.NDArray[np.floating]
 
@@ -102,3 +104,22 @@ def _everyone(clip: float) -> Plan:
 def _roster(hospitals: int) -> Roster:
     """Hospitals that each declare one patient: their keys are never used."""
     return Roster(tuple(Hospital(f"hospital-{i:05d}", f"{i:064x}", 1) for i in range(hospitals)))
+
+
+Make = Callable[[Scene, Dataset], Vector]
+
+
+def inversions(study: Study) -> Iterator[tuple[str, int, Make]]:
+    """Name, number of patients and update of each gradient inversion."""
+    hospitals = min(study.federation.hospitals, ATTACKED)
+    yield "1 hospital, 1 patient", 1, Scene.unprotected
+    yield f"1 hospital, {ATTACKED} patients", ATTACKED, Scene.unprotected
+    yield f"secure sum, {hospitals} hospitals with 1 patient each", hospitals, Scene.unprotected
+    yield "1 patient, clipped", 1, Scene.clipped
+    if study.privacy.mode != "none":
+        yield f"1 patient, clipped, {noise_of(study)}", 1, Scene.protected
+
+
+def noise_of(study: Study) -> str:
+    """Whose noise is in what the observer sees, in words."""
+    return "noise of the sum" if study.privacy.mode == "distributed" else "noise of the hospital"

@@ -23,6 +23,19 @@ class Page(HTMLParser):
         assert not self.open, f"not closed: {self.open}"
         self.text = " ".join(" ".join(self.words).split())
 
+    def check_tables(self) -> int:
+        """Every row of a table has as many cells as the others; the number of tables."""
+        tables: list[list[int]] = []
+        for tag, _ in self.tags:
+            if tag == "table":
+                tables.append([])
+            elif tag == "tr":
+                tables[-1].append(0)
+            elif tag in {"td", "th"}:
+                tables[-1][-1] += 1
+        assert all(len(rows) > 1 and len(set(rows)) == 1 for rows in tables)
+        return len(tables)
+
     def handle_starttag(self, tag, attrs):
         self.handle_startendtag(tag, attrs)
         if tag not in VOID:
