@@ -53,11 +53,12 @@ class Exchange:
         waiting = dict(zip(self._grid.push_messages(messages), content, strict=True))
         start = time.monotonic()
         while waiting and (waited := time.monotonic() - start) < timeout:
-            for message in self._grid.pull_messages(list(waiting)):
+            arrived = list(self._grid.pull_messages(list(waiting)))
+            for message in arrived:
                 node = waiting.pop(message.metadata.reply_to_message_id, None)
                 if node is not None:
                     yield _answer(node, message)
-            if waiting:
+            if waiting and not arrived:
                 time.sleep(min(max(_POLL_SHARE * waited, _POLL_SECONDS_MIN), _POLL_SECONDS_MAX))
 
 

@@ -1,6 +1,8 @@
 """A Flower `Grid` in one process: every message crosses the same serialisation as on a wire, and nothing else does.
 
-Hospitals work one after the other, so a time-out must have room for all of them: see `Exchange`.
+Hospitals work one after the other, in the thread that asks for their answers: torch's small parallel regions are
+four times slower in a process in which two threads have used them. A time-out must have room for all of them: see
+`Exchange`.
 
 This is one of the few files that may use Flower's private names (see tests/test_walls.py).
 """
@@ -8,7 +10,6 @@ This is one of the few files that may use Flower's private names (see tests/test
 import itertools
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -35,13 +36,9 @@ class LocalGrid(Grid):
             for node, config in enumerate(node_configs, _FIRST_NODE)
         }
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN, 1
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="localgrid")
-        self._pending: dict[str, Future[Message | None]] = {}
+        self._pending: dict[str, tuple[bytes, float]] = {}  # what was pushed when, and not delivered yet
+        self._replies: dict[str, Message] = {}
         self._numbers = itertools.count(1)
-
-    def close(self) -> None:
-        """Wait for the message in work and drop the others."""
-        self._executor.shutdown(cancel_futures=True)
 
     def set_run(self, run: Run) -> None:
         self._run = run
@@ -66,14 +63,19 @@ class LocalGrid(Grid):
         for message in messages:
             identifier = f"message-{next(self._numbers)}"
             message.metadata.__dict__["_message_id"] = identifier
-            self._pending[identifier] = self._executor.submit(self._deliver, _serialise(message), time.monotonic())
+            self._pending[identifier] = _serialise(message), time.monotonic()
             identifiers.append(identifier)
         return identifiers
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        done = [i for i in message_ids if i in self._pending and self._pending[i].done()]
-        replies = [self._pending.pop(identifier).result() for identifier in done]
-        return [reply for reply in replies if reply is not None]
+        """The replies to these messages that are there, after at most one more hospital has worked on one of them."""
+        wanted = set(message_ids)
+        while self._pending and not wanted & self._replies.keys():
+            identifier, (body, pushed) = next(iter(self._pending.items()))
+            del self._pending[identifier]
+            if reply := self._deliver(body, pushed):
+                self._replies[identifier] = reply
+        return [self._replies.pop(identifier) for identifier in sorted(wanted & self._replies.keys())]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         raise NotImplementedError("push and poll instead: see server/exchange.py")

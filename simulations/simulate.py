@@ -51,11 +51,8 @@ def run_federation(
     faults = RandomFaults(drop, study.training.seed)
     grid = FaultyGrid(register(ClientApp()), [{"site": str(site)} for site in sites], faults)
     with _few_threads(study):
-        try:
-            exchange = Exchange(grid, patience=len(sites))
-            return run_study(exchange, federation.study_file, federation.roster_file, out, on_round)
-        finally:
-            grid.close()
+        exchange = Exchange(grid, patience=len(sites))
+        return run_study(exchange, federation.study_file, federation.roster_file, out, on_round)
 
 
 @contextmanager

@@ -82,12 +82,7 @@ def run(tmp_path: Path, *settings: str, faults: Faults = lambda *_: "none") -> t
     federation = tiny_federation(tmp_path, *settings)
     grid = FaultyGrid(register(ClientApp()), [{"site": str(site)} for site in federation.sites], faults)
     lines: list[RoundLine] = []
-    try:
-        result = run_study(
-            Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run", lines.append
-        )
-    finally:
-        grid.close()
+    result = run_study(Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run", lines.append)
     return result, lines, federation
 
 

@@ -123,13 +123,13 @@ def _measure(mode: str, plan: Plan, progress: Progress) -> Row:
     ]
     text = apply_settings(_STUDY, settings)
     study = parse_study(text)
-    with tempfile.TemporaryDirectory(prefix="fedmodels-bench-") as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="fedmodels-bench-") as folder:
         progress(f"mode {mode}: preparing hospitals")
         bindings = write_cohort("table", Path(folder) / "cohort", plan.hospitals, _PATIENTS, 0)
         sides = []
         for name in ("secure", "plain"):
             federation = build_federation(study, text.encode(), natural(bindings), Path(folder) / name)
-            sides.append(_Side(stack.enter_context(_rounds(federation))))
+            sides.append(_Side(_rounds(federation)))
         for side in sides:
             next(side.rounds)  # the first round also relays the keys
         for repetition in range(plan.repetitions):
@@ -152,16 +152,11 @@ def _measure(mode: str, plan: Plan, progress: Progress) -> Row:
     )
 
 
-@contextmanager
-def _rounds(federation: Federation) -> Iterator[Iterator[RoundLine]]:
+def _rounds(federation: Federation) -> Iterator[RoundLine]:
     """The training rounds of a federation in this process, set up."""
     study, roster = parse_study(federation.study_file.read_text()), parse_roster(federation.roster_file.read_text())
     grid = LocalGrid(register(ClientApp()), [{"site": str(site)} for site in federation.sites])
-    try:
-        coordinator = Coordinator(study, roster, Exchange(grid))
-        yield coordinator.rounds()
-    finally:
-        grid.close()
+    return Coordinator(study, roster, Exchange(grid)).rounds()
 
 
 @dataclass

@@ -134,11 +134,8 @@ def test_a_hospital_whose_policy_asks_for_what_the_study_has_takes_part(tmp_path
 
 
 def run_on(federation: Federation, tmp_path: Path) -> dict[str, Any]:
-    grid = grid_of(federation)
-    try:
-        return run_study(Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run")
-    finally:
-        grid.close()
+    exchange = Exchange(grid_of(federation))
+    return run_study(exchange, federation.study_file, federation.roster_file, tmp_path / "run")
 
 
 def test_masking_changes_no_bit_of_a_sum_and_the_model_follows_from_the_sums_alone(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -65,23 +66,15 @@ def start(federation: Federation, out: Path, faults: Callable[[wire.Request, int
 
     lines: list[RoundLine] = []
     grid = MortalGrid(register(ClientApp()), [{"site": str(site)} for site in federation.sites], faults)
-    try:
+    with suppress(Killed):
         run_study(Exchange(grid), federation.study_file, federation.roster_file, out / "run", lines.append,
                   out / "heads.json")  # fmt: skip
-    except Killed:
-        pass
-    finally:
-        grid.close()
     return lines
 
 
 def resume(federation: Federation, out: Path) -> tuple[dict, list[RoundLine]]:
     lines: list[RoundLine] = []
-    grid = grid_of(federation)
-    try:
-        return resume_study(Exchange(grid), out / "run", lines.append, out / "heads.json"), lines
-    finally:
-        grid.close()
+    return resume_study(Exchange(grid_of(federation)), out / "run", lines.append, out / "heads.json"), lines
 
 
 @pytest.mark.parametrize("dropout", ["retry", "recover"])

@@ -148,7 +148,6 @@ def test_a_hospital_that_refuses_is_named_with_its_rule(tmp_path: Path) -> None:
     grid = grid_of(federation)
     with pytest.raises(RunError, match=r"refused: epsilon-per-study") as caught:
         run_study(Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run")
-    grid.close()
     assert "hospital-02" in str(caught.value)
 
 
@@ -173,7 +172,6 @@ def test_a_run_directory_is_never_written_over(tmp_path: Path) -> None:
     grid = grid_of(federation)
     with pytest.raises(UsageError, match="already"):
         run_study(Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run")
-    grid.close()
 
 
 def test_the_model_moves_by_the_weighted_mean_of_what_the_hospitals_computed(tmp_path: Path) -> None:
@@ -214,7 +212,6 @@ def test_every_message_expires_with_its_exchange() -> None:
     grid = Silent(ClientApp(), [{}, {}])
     assert list(Exchange(grid, patience=2).ask({2: wire.PresenceRequest(bytes(16))}, 0.1)) == []
     assert [message.metadata.ttl for message in pushed] == [pytest.approx(0.2)]
-    grid.close()
 
 
 @pytest.mark.parametrize("data", [b"", b"rubbish", b"\x93NUMPY" + bytes(100), b"PK\x03\x04" + bytes(50)])
@@ -229,6 +226,5 @@ def test_a_malformed_vector_from_a_hospital_is_an_answer_with_a_problem(data: by
     app.train()(answer)
     grid = LocalGrid(app, [{}])
     (got,) = Exchange(grid).ask({2: wire.PresenceRequest(bytes(16))}, 5.0)
-    grid.close()
     assert got.reply is None
     assert "cannot be read" in got.problem

@@ -51,10 +51,7 @@ class Wiretap(FaultyGrid, Tap):
 def tapped(tmp_path: Path, *settings: str, drop: float = 0.0) -> tuple[Wiretap, Federation]:
     federation = tiny_federation(tmp_path, *settings)
     grid = Wiretap(federation, RandomFaults(drop, 0))
-    try:
-        run_study(Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run")
-    finally:
-        grid.close()
+    run_study(Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run")
     return grid, federation
 
 
@@ -143,7 +140,6 @@ def test_the_size_of_what_leaves_says_nothing_about_the_number_of_patients(tmp_p
         table.write_text("\n".join(lines) + "\n")
         grid = Wiretap(federation, RandomFaults(0.0, 0))
         run_study(Exchange(grid), federation.study_file, federation.roster_file, tmp_path / name / "run")
-        grid.close()
         sizes.append([_size(reply) for node, _, reply in grid.sent if node == 0])
     assert sizes[0] == sizes[1]
 
