@@ -7,7 +7,7 @@ The chunk size is part of the wire format. It also keeps chunk and keystream in 
 them, which is what makes masking run at nearly the speed of AES.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import GCM
 
+from fedmodels.cores import at_once
 from fedmodels.secagg.primitives import Label, Secret, digest
 
 Vector = npt.NDArray[np.uint32]
@@ -29,6 +30,8 @@ _NONCE_BYTES = 12
 _LINE_BYTES = 64
 _CHUNK_WORDS = CHUNK_BYTES // WORD.itemsize
 _PART_WORDS = 1 << 17  # added and checked at a time: the sum and an upload stay in the cache
+_PARTS_WORTH_TWO_CORES = 4
+_WORTH_TWO_CORES = 32  # chunks of keystream; a thread takes as long to start as three
 _ZEROS = memoryview(bytes(CHUNK_BYTES))
 
 
@@ -44,9 +47,8 @@ def add_masks(vector: Vector, plus: Sequence[Secret], minus: Sequence[Secret], *
 
     Every key must be used for one vector only, ever. in_place: in the memory of `vector`, which is returned.
     """
-    masked = vector if in_place else np.empty_like(vector)
-    for _ in _mask_chunks(vector, masked, plus, minus):
-        pass
+    masked = vector if in_place else vector.copy()
+    _mask(masked, plus, minus, lambda _: None)
     return masked
 
 
@@ -55,31 +57,50 @@ def mask_in_place(
 ) -> bytes:
     """`add_masks` in the memory of `vector`; returns the `checksum` of the result.
 
-    The checksum is made while each chunk is still in the cache.
+    The checksum is made while the chunks are still in a cache.
     """
     gmac = _gmac(session, sender)
-    for part in _mask_chunks(vector, vector, plus, minus):
-        gmac.authenticate_additional_data(part.data.cast("B"))
+    _mask(vector, plus, minus, lambda part: gmac.authenticate_additional_data(part.data.cast("B")))
     gmac.finalize()
     return gmac.tag
 
 
-def _mask_chunks(vector: Vector, masked: Vector, plus: Sequence[Secret], minus: Sequence[Secret]) -> Iterator[Vector]:
-    """Fill `masked` chunk by chunk; yields each chunk when it is done."""
-    masks = [(AESGCM(key.reveal()), np.add) for key in plus] + [(AESGCM(key.reveal()), np.subtract) for key in minus]
-    scratch = chunk_buffer()
-    words = np.frombuffer(scratch[:CHUNK_BYTES], WORD)
-    for chunk in range(-(-vector.size // _CHUNK_WORDS)):
-        place = slice(chunk * _CHUNK_WORDS, (chunk + 1) * _CHUNK_WORDS)
-        part = masked[place]
-        if masked is not vector:
-            part[...] = vector[place]
-        zeros, stream, buffer = _ZEROS[: part.nbytes], words[: part.size], scratch[: part.nbytes + _TAG_BYTES]
-        nonce = chunk.to_bytes(_NONCE_BYTES, "big")
-        for cipher, combine in masks:
-            cipher.encrypt_into(nonce, zeros, None, buffer)
-            combine(part, stream, out=part)
-        yield part
+def _mask(vector: Vector, plus: Sequence[Secret], minus: Sequence[Secret], then: Callable[[Vector], object]) -> None:
+    """Add all masks in place, on two cores where that pays. then: called with each finished chunk, in order."""
+    count = -(-vector.size // _CHUNK_WORDS)
+    chunks, finished, followed = iter(range(count)), bytearray(count), 0
+
+    def follow() -> None:
+        nonlocal followed
+        while followed < count and finished[followed]:
+            then(_chunk_of(vector, followed))
+            followed += 1
+
+    def work(after: Callable[[], None]) -> None:
+        masks = [(AESGCM(key.reveal()), np.add) for key in plus] + [
+            (AESGCM(key.reveal()), np.subtract) for key in minus
+        ]
+        scratch = chunk_buffer()
+        words = np.frombuffer(scratch[:CHUNK_BYTES], WORD)
+        for chunk in chunks:  # each is given out once, to whoever asks first
+            part = _chunk_of(vector, chunk)
+            zeros, stream, buffer = _ZEROS[: part.nbytes], words[: part.size], scratch[: part.nbytes + _TAG_BYTES]
+            nonce = chunk.to_bytes(_NONCE_BYTES, "big")
+            for cipher, combine in masks:
+                cipher.encrypt_into(nonce, zeros, None, buffer)
+                combine(part, stream, out=part)
+            finished[chunk] = True
+            after()
+
+    if count * (len(plus) + len(minus)) < _WORTH_TWO_CORES:
+        work(follow)
+    else:
+        at_once(lambda: work(follow), lambda: work(lambda: None))
+    follow()
+
+
+def _chunk_of(vector: Vector, chunk: int) -> Vector:
+    return vector[chunk * _CHUNK_WORDS : (chunk + 1) * _CHUNK_WORDS]
 
 
 def chunk_buffer() -> memoryview:
@@ -114,16 +135,26 @@ def combine_checked(
     """`total` += or -= `vector` (combine: np.add, np.subtract), in place, if its checksum is the expected one.
 
     False, and no change, if it is not. None: `total` becomes `vector`; what it held is lost, whatever the checksum.
-    Each part is read from memory once for both, which is what the time goes to.
+    A large vector is read by both at once, on two cores; a small one part by part, each while it is in the cache.
     """
     gmac = _gmac(session, sender)
-    for start in range(0, vector.size, _PART_WORDS):
-        place = slice(start, start + _PART_WORDS)
+
+    def check(part: slice) -> None:
+        gmac.authenticate_additional_data(vector[part].data.cast("B"))
+
+    def add(part: slice) -> None:
         if combine is None:
-            total[place] = vector[place]
+            total[part] = vector[part]
         else:
-            combine(total[place], vector[place], out=total[place])  # first: addition prefetches better than GMAC
-        gmac.authenticate_additional_data(vector[place].data.cast("B"))
+            combine(total[part], vector[part], out=total[part])
+
+    if vector.size >= _PARTS_WORTH_TWO_CORES * _PART_WORDS:
+        at_once(lambda: check(slice(None)), lambda: add(slice(None)))
+    else:
+        for start in range(0, vector.size, _PART_WORDS):
+            part = slice(start, start + _PART_WORDS)
+            add(part)  # first: addition prefetches better than GMAC
+            check(part)
     gmac.finalize()
     if gmac.tag == expected:
         return True

@@ -47,8 +47,8 @@ def print_table(report: bench.Report) -> None:
         "round a second upload (counted) and fresh training (not counted), a `recover` round one exchange (counted)."
     )
     console.print(
-        f"Floor, one thread: keystream {floor.keystream_gb_per_s:.1f} GB/s + in-cache addition "
-        f"{floor.add_gb_per_s:.1f} GB/s = {floor.floor_gb_per_s:.1f} GB/s. {floor.masks} masks over "
+        f"Floor: keystream {floor.keystream_gb_per_s:.1f} GB/s + in-cache addition {floor.add_gb_per_s:.1f} GB/s on "
+        f"one core, {floor.floor_gb_per_s:.1f} GB/s on {floor.cores}. {floor.masks} masks over "
         f"{floor.words / 1e6:g}M: {floor.masking_gb_per_s:.1f} GB/s, {floor.share:.0%} of it."
     )
     memory = report.memory

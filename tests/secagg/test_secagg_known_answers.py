@@ -157,6 +157,23 @@ def test_the_checksum_made_while_masking_is_that_of_the_masked_vector(words):
     assert proof == checksum(b"session", "hospital-1", vector) != checksum(b"session", "hospital-2", vector)
 
 
+@pytest.mark.parametrize("words", [6 * 65536 + 5, 40 * 65536])
+def test_two_cores_mask_and_combine_as_one_does(words, monkeypatch):
+    plus, minus = [Secret(bytes([i]) * 32) for i in (1, 2, 6)], [Secret(bytes([i]) * 32) for i in (3, 4, 5)]
+    vector = np.arange(words, dtype=np.uint32) * 0x17171717
+    outcomes = []
+    for cores in (1, 2, 2, 2):
+        monkeypatch.setattr("fedmodels.cores.CORES", cores)
+        masked, total = vector.copy(), vector[::-1].copy()
+        proof = mask_in_place(masked, plus, minus, b"session", "hospital-1")
+        assert combine_checked(total, np.add, masked, b"session", "hospital-1", proof)
+        outcomes.append((proof, masked, total))
+    for proof, masked, total in outcomes[1:]:
+        assert proof == outcomes[0][0]
+        np.testing.assert_array_equal(masked, outcomes[0][1])
+        np.testing.assert_array_equal(total, outcomes[0][2])
+
+
 @pytest.mark.parametrize("operation", [np.add, np.subtract])
 @pytest.mark.parametrize("words", [1, 65536, 65537, 9 * 65536 + 5])
 def test_a_vector_is_combined_only_if_its_checksum_is_right(words, operation):

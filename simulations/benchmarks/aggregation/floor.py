@@ -1,7 +1,7 @@
-"""The floor of masking: what no masking with AES-256 keystreams can be faster than, in one thread.
+"""The floor of masking: what no masking with AES-256 keystreams can be faster than, on as many cores.
 
-Every mask costs its keystream and one addition. Both are measured alone, on a chunk that stays in the cache, as many
-times as masking needs them.
+Every mask costs its keystream and one addition. Both are measured alone, in one thread, on a chunk that stays in the
+cache, as many times as masking needs them; the floor is that rate times the number of cores.
 """
 
 import secrets
@@ -13,16 +13,21 @@ from statistics import median
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from fedmodels.cores import CORES
 from fedmodels.secagg.keystream import CHUNK_BYTES, WORD, add_masks, chunk_buffer
 from fedmodels.secagg.primitives import KEY_BYTES, Secret
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Gigabytes of mask per second, and our masking of `words` words with `masks` keys as a share of the floor."""
+    """Gigabytes of mask per second, and our masking of `words` words with `masks` keys as a share of the floor.
+
+    keystream, add: of one core; floor: of `cores`.
+    """
 
     masks: int
     words: int
+    cores: int
     keystream_gb_per_s: float
     add_gb_per_s: float
     floor_gb_per_s: float
@@ -31,11 +36,11 @@ class Floor:
 
 
 def sample(chunks: int = 200) -> float:
-    """Seconds of keystream and addition per byte of mask, now; a few milliseconds of work."""
+    """The floor's seconds per byte of mask, now; a few milliseconds of work."""
     start = time.perf_counter()
     _keystream(chunks)
     _additions(chunks)
-    return (time.perf_counter() - start) / (chunks * CHUNK_BYTES)
+    return (time.perf_counter() - start) / (chunks * CHUNK_BYTES * CORES)
 
 
 def measure(masks: int, words: int, repetitions: int) -> Floor:
@@ -56,9 +61,9 @@ def measure(masks: int, words: int, repetitions: int) -> Floor:
             taken.append(time.perf_counter() - start)
     keystream, addition, ours = (median(taken) for taken in seconds)
     cached, streamed = chunks * CHUNK_BYTES / 1e9, masks * words * WORD.itemsize / 1e9
-    floor = cached / (keystream + addition)
+    floor = CORES * cached / (keystream + addition)
     masking = streamed / ours
-    return Floor(masks, words, cached / keystream, cached / addition, floor, masking, masking / floor)
+    return Floor(masks, words, CORES, cached / keystream, cached / addition, floor, masking, masking / floor)
 
 
 def _keystream(chunks: int) -> None:
