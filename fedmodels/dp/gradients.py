@@ -7,6 +7,7 @@ of 51M weights), and a divisor or an error where a Poisson batch is empty.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from opacus.optimizers import DPOptimizer
@@ -17,6 +18,7 @@ from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource
 from fedmodels.errors import PrivacyError
 
+_WORTH_A_DRAW = 1 << 16  # numbers: their noise takes longer than starting to draw it
 _NORM_ERROR = 2e-5  # relative; norms are tested to 1e-5, and a product with a factor in float32 adds 1e-7
 
 
@@ -99,16 +101,29 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus carries no 
     def add_noise(self) -> None:
         """p.grad = (clipped sum + noise) / divisor, in the memory of the sum. An empty batch's sum is zero."""
         deviation = self.noise_multiplier * self.max_grad_norm
-        for p in self.params:
-            p.grad = None
-            total = self._taken(p)
-            self._source.add_normal(total, deviation, 1.0 / self.expected_batch_size)
-            p.grad = total
+        for group in _few_draws(self.params):
+            totals = [self._taken(p) for p in group]
+            joined = totals[0] if len(group) == 1 else torch.cat([total.view(-1) for total in totals])
+            self._source.add_normal(joined, deviation, 1.0 / self.expected_batch_size)
+            parts = joined.view(-1).split([p.numel() for p in group])
+            for p, part in zip(group, parts, strict=True):
+                p.grad = part.view(p.shape)
 
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: ARG002 - Opacus's signature
         """Drop `p.grad` and, as Opacus does, what was accumulated since the last step."""
         self._book.clear()
         self.original_optimizer.zero_grad(set_to_none=True)
+
+
+def _few_draws(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Small parameters of one type and device together, the others alone: a draw has a price, however small it is."""
+    small: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for p in parameters:
+        if p.numel() > _WORTH_A_DRAW:
+            yield [p]
+        else:
+            small.setdefault((p.dtype, p.device), []).append(p)
+    yield from small.values()
 
 
 def clip_factors(norms: Tensor, clip: float) -> Tensor:

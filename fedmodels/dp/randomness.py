@@ -75,7 +75,7 @@ class SecureSource:
             second.copy_(turn).mul_(math.pi / (1 << 31))  # uniform in [-pi, pi)
             torch.cos(second, out=first).mul_(radius)
             second.sin_().mul_(radius)
-            part.add_(normals.view(-1)[: len(part)].to(part.device), alpha=deviation).mul_(factor)
+            part.mul_(factor).add_(normals.view(-1)[: len(part)].to(part.device), alpha=deviation * factor)
 
     def _fill(self, room: memoryview) -> None:
         """Random bytes from a second key, by pieces; the last 16 are a tag that is not used.

@@ -121,7 +121,7 @@ def test_layers_agree_with_one_backward_per_record(
 @pytest.mark.parametrize("name", ["convolution", "linear, two positions of a wide layer", "linear, many positions"])
 def test_the_other_ways_of_measuring_agree_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images and matrices too large for the first way: a call per record, Gram matrices, chunks."""
-    monkeypatch.setattr(convolution, "_COLUMNS_BYTES", 1)
+    monkeypatch.setattr(convolution, "_STRIPS_BYTES", 1)
     monkeypatch.setattr(entries, "_CHUNK_BYTES", 100)
     make, shape = LAYERS[name]
     x = torch.randn(6, *shape, dtype=torch.float64)

@@ -124,10 +124,12 @@ class Book:
         factors: [n]. A record of factor 0 has no influence, whatever its gradient: also not by 0 * nan.
         """
         rows = factors.nonzero().view(-1)
+        every = len(rows) == len(factors)
+        taken = factors if every else factors[rows]
         while self._entries:
             parameter, entry = self._entries.popitem()
-            kept = entry if len(rows) == len(factors) else entry.select(rows)
-            self.sums[parameter] = kept.added(factors[rows].to(parameter.dtype), self.sums.get(parameter))
+            kept = entry if every else entry.select(rows)
+            self.sums[parameter] = kept.added(taken.to(parameter.dtype), self.sums.get(parameter))
 
     def clear(self) -> None:
         """Forget the last backward pass and the sums."""

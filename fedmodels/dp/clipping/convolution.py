@@ -1,19 +1,20 @@
 """Convolutions of one to three dimensions: per-record weight gradients at the price of the plain weight gradient."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedmodels.dp.clipping.book import Book, Gradients, Tensors
-from fedmodels.dp.clipping.entries import Entry, PerRecord
+from fedmodels.dp.clipping.entries import Entry, PerRecord, plus, squares
 from fedmodels.errors import PrivacyError
 
-# Up to this size of a record's patches a matrix product is faster than a call of the convolution per record, and this
-# much is made at a time. Measured with 3 x 3 kernels: 28 and 64 pixels below, 112 and 224 above.
-_COLUMNS_BYTES = 1 << 21
+# Up to this size of a record's strips, matrix products are faster than a call of the convolution per record. Measured
+# with 3 x 3 kernels: 28 and 64 pixels below, 112 and 224 above.
+_STRIPS_BYTES = 1 << 18
+_AT_ONCE_BYTES = 1 << 21  # strips that are made at a time: they stay in the cache
 
 Convolutional = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -57,30 +58,64 @@ class Convolution:
         return derived
 
     def _entry(self, x: Tensor, g: Tensor, weight: Tensor) -> Entry:
-        size = g[0, :1].numel() * weight[0].numel() * x.element_size() if len(x) else 0
-        if x.dim() == 4 and self.groups == 1 and size <= _COLUMNS_BYTES:
-            return PerRecord(self.weight, self._by_columns(x, g, max(1, _COLUMNS_BYTES // (size + 1))), (0, 2, 3, 1))
+        if x.dim() == 4 and self.groups == 1 and len(x):
+            size = (x.shape[2] + 2 * self.padding[0]) * g.shape[3] * weight[0, :, 0].numel() * x.element_size()
+            if size <= _STRIPS_BYTES:
+                return KernelRows(self.weight, self._by_rows(x, g, max(1, _AT_ONCE_BYTES // (size + 1))))
         gradients = weight.new_empty(len(x), *weight.shape)
         for i in range(len(x)):
             gradients[i] = self._derive(x[i : i + 1], g[i : i + 1], weight, 1)
         return PerRecord(self.weight, gradients)
 
-    def _by_columns(self, x: Tensor, g: Tensor, at_once: int) -> Tensor:
-        """[n, m, i, j, c] by a matrix product per record with all patches of its image ("im2col"), some at a time."""
-        (up, left), kernel = self.padding, self.weight.shape[2:]
+    def _by_rows(self, x: Tensor, g: Tensor, at_once: int) -> Tensor:
+        """[i, n, m, j, c]: for each row i of the kernel, a matrix product per record.
+
+        For that, every image is turned into strips: at each place, what one row of the kernel sees there. Another row
+        of the kernel sees the strips of another line, which are the same memory ("im2col" would copy them again).
+        """
+        (up, left), (down, across), (rows, columns) = self.padding, self.stride, self.weight.shape[2:]
         x = F.pad(x, (left, left, up, up)).permute(0, 2, 3, 1).contiguous()
         g = g.permute(0, 2, 3, 1)
-        patches = x.as_strided(
-            (len(x), *g.shape[1:3], *kernel, x.shape[3]),
-            (x.stride(0), *(x.stride(1 + d) * self.stride[d] for d in (0, 1)),
-             *(x.stride(1 + d) * self.dilation[d] for d in (0, 1)), 1),
-        )  # fmt: skip
-        out = x.new_empty(len(x), g.shape[3], kernel.numel() * x.shape[3])
+        strips = x.as_strided(
+            (len(x), x.shape[1], g.shape[2], columns, x.shape[3]),
+            (x.stride(0), x.stride(1), across * x.stride(2), self.dilation[1] * x.stride(2), 1),
+        )
+        out = x.new_empty(rows, len(x), g.shape[3], columns * x.shape[3])
+        reach = (g.shape[1] - 1) * down + 1
         for first in range(0, len(x), at_once):
-            rows = slice(first, first + at_once)
-            columns = patches[rows].flatten(3).flatten(1, 2)
-            torch.bmm(g[rows].flatten(1, 2).mT, columns, out=out[rows])
-        return out.view(len(x), g.shape[3], *kernel, x.shape[3])
+            some = slice(first, first + at_once)
+            lines, outputs = strips[some].flatten(3), g[some].flatten(1, 2).mT
+            for row in range(rows):
+                begin = row * self.dilation[0]
+                torch.bmm(outputs, lines[:, begin : begin + reach : down].flatten(1, 2), out=out[row, some])
+        return out.view(*out.shape[:3], columns, x.shape[3])
+
+
+@dataclass(frozen=True, eq=False)
+class KernelRows:
+    """The gradients of a kernel [m, c, i, j] row by row of the kernel: gradients [i, n, m, j, c]."""
+
+    parameter: Tensor
+    gradients: Tensor
+
+    @property
+    def records(self) -> int:
+        return self.gradients.shape[1]
+
+    def grouped(self, copies: int) -> "KernelRows":
+        rows, records, *rest = self.gradients.shape
+        return replace(self, gradients=self.gradients.view(rows, records // copies, copies, *rest).sum(2))
+
+    def squared_norms(self) -> Tensor:
+        return squares(self.gradients.flatten(0, 1)).view(-1, self.records).sum(0)
+
+    def select(self, rows: Tensor) -> "KernelRows":
+        return replace(self, gradients=self.gradients[:, rows])
+
+    def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
+        value = factors @ self.gradients.flatten(2)  # [i, m * j * c]
+        rows, _, m, j, c = self.gradients.shape
+        return plus(total, value.view(rows, m, j, c).permute(1, 3, 0, 2))
 
 
 def forward(layer: Convolutional, book: Book, x: Tensor) -> Tensor:

@@ -39,6 +39,9 @@ class Entry(Protocol):
 def squares(values: Tensor) -> Tensor:
     """[n] float64 sums of squares of values [n, ...], accurate to 1e-7 relative whatever the length."""
     flat = values.reshape(len(values), values[:1].numel())
+    if flat.shape[1] <= _BLOCK:
+        short: Tensor = torch.linalg.vector_norm(flat, dim=1).double().square()
+        return short
     whole = flat.shape[1] // _BLOCK * _BLOCK
     blocks = flat[:, :whole].reshape(len(flat), whole // _BLOCK, _BLOCK)
     rest = torch.linalg.vector_norm(flat[:, whole:], dim=1, dtype=torch.float64).square()
@@ -58,13 +61,10 @@ def plus(total: Tensor | None, value: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class PerRecord:
-    """The gradients themselves. gradients: [n, ...], the rest in the shape of the parameter, or with its dimensions in
-    another `order`, () for the same: norms do not mind, and the sum is turned around once instead of every record.
-    """
+    """The gradients themselves: [n, ...], the rest in the shape of the parameter."""
 
     parameter: Tensor
     gradients: Tensor
-    order: tuple[int, ...] = ()
 
     @property
     def records(self) -> int:
@@ -81,9 +81,7 @@ class PerRecord:
 
     def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
         value = factors @ self.gradients.reshape(len(factors), self.parameter.numel())
-        order = self.order or tuple(range(self.parameter.dim()))
-        back = [order.index(d) for d in range(len(order))]
-        return plus(total, value.view([self.parameter.shape[d] for d in order]).permute(back))
+        return plus(total, value.view(self.parameter.shape))
 
 
 @dataclass(frozen=True, eq=False)
