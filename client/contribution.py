@@ -18,8 +18,7 @@ from fedmodels.evaluation.calibration import Working
 from fedmodels.evaluation.counts import first_records, histogram
 from fedmodels.evaluation.exact import exact_metrics
 from fedmodels.models.batches import predict
-from fedmodels.models.registry import build_model
-from fedmodels.models.weights import unflatten
+from fedmodels.models.registry import model_with
 from fedmodels.packing import evaluation_layout, gradient_packing, pack_counts, update_packing
 from fedmodels.study import Roster, Study
 
@@ -85,8 +84,7 @@ def own_results(study: Study, data: Dataset, model: Model) -> tuple[Counts, dict
 
     A prediction that is not a number counts as an undecided one, so that no record of a patient makes this fail.
     """
-    net = build_model(study)
-    unflatten(net, model)
+    net = model_with(study, model)
     layout, first = evaluation_layout(study), data.take(first_records(data.patients))
     if not len(first):
         return np.zeros(layout.length, np.int64), {}

@@ -23,8 +23,8 @@ from fedmodels.dp.sampling import PoissonSampler, SeededSource
 from fedmodels.models.augment import augmented
 from fedmodels.models.batches import to_tensors
 from fedmodels.models.losses import loss_fn
-from fedmodels.models.registry import build_model
-from fedmodels.models.weights import flatten, unflatten
+from fedmodels.models.registry import model_with
+from fedmodels.models.weights import flatten
 from fedmodels.study import Study, Training
 from fedmodels.study_input import ImageInput
 
@@ -53,9 +53,8 @@ class _Private:
         canaries: Canaries | None,
     ) -> None:
         self._study, self._data, self._source, self._canaries = study, data, SecureSource(), canaries
-        template = build_model(study)
-        unflatten(template, start)
-        self._prepared = prepared = prepare(_laid_out(template, study), study.training.augmentations)
+        model = _laid_out(model_with(study, start), study)
+        self._prepared = prepared = prepare(model, study.training.augmentations)
         self._chunk = min(_SINGLE_PRECISION, physical_batch(prepared, *_one_record(study, data)))
         if canaries:
             canaries.attach(prepared)
@@ -121,9 +120,7 @@ def gradient_sum(
 
 def train_plain(study: Study, start: npt.NDArray[np.float32], data: Dataset, seed: tuple[int, ...]) -> LocalUpdate:
     """`study.training.local_steps` steps without privacy; the same seed on the same data gives the same result."""
-    model = build_model(study)
-    unflatten(model, start)
-    model = _laid_out(model, study).train()
+    model = _laid_out(model_with(study, start), study).train()
     optimizer = _optimizer(model, study.training)
     source = SeededSource(*seed)
     sampler = PoissonSampler(data.patients, study.training.batch_rate, _shares(study, data, len(data)))

@@ -105,7 +105,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus carries no 
             totals = [self._taken(p) for p in group]
             joined = totals[0] if len(group) == 1 else torch.cat([total.view(-1) for total in totals])
             self._source.add_normal(joined, deviation, 1.0 / self.expected_batch_size)
-            parts = joined.view(-1).split([p.numel() for p in group])
+            parts = torch.split(joined.view(-1), [p.numel() for p in group])
             for p, part in zip(group, parts, strict=True):
                 p.grad = part.view(p.shape)
 

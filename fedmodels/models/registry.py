@@ -20,11 +20,14 @@ from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from fedmodels.errors import FileError
 from fedmodels.models.personal import Division, divide
+from fedmodels.models.weights import unflatten
 from fedmodels.study import Study
 from fedmodels.study_input import Input
 from fedmodels.typed import SizeValue, Strict
@@ -117,6 +120,18 @@ def build_model(study: Study, seed: int | None = None) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(study.training.seed if seed is None else seed)
         return construct(design, study.input, len(study.study.labels))
+
+
+def model_with(study: Study, weights: npt.NDArray[np.floating]) -> nn.Module:
+    """The study's model with given weights, see `unflatten`: `build_model` without first drawing weights of its own.
+
+    For 51M weights that saves 0.3 s, half as much as a training step takes.
+    """
+    model = skeleton(architecture(study), study.input, len(study.study.labels)).to_empty(device="cpu")
+    if any(True for _ in model.buffers()):
+        raise TypeError("a family whose models have buffers would be left with arbitrary values in them")
+    unflatten(model, weights)
+    return model
 
 
 def architecture(study: Study) -> Architecture:

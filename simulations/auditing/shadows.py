@@ -11,8 +11,7 @@ from fedmodels.audit.membership import Flags, Floats, confidence
 from fedmodels.data.dataset import TRAIN, Dataset
 from fedmodels.dp.plan import plan_for
 from fedmodels.models.batches import predict
-from fedmodels.models.registry import build_model
-from fedmodels.models.weights import unflatten
+from fedmodels.models.registry import model_with
 from fedmodels.study import Study
 from fedmodels.study_input import Input
 from simulations.benchmarks.private_training import train_averaged, train_pooled_private
@@ -75,6 +74,5 @@ def train_shadow(study: Study, records: Mapping[str, Dataset]) -> nn.Module:
         weights = train_pooled_private(study, records)
     else:
         weights = train_averaged(study, records, plan)
-    model = build_model(study)
-    unflatten(model, weights)
+    model = model_with(study, weights)
     return model.eval()

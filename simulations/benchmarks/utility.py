@@ -19,8 +19,7 @@ import torch
 from fedmodels import allocator
 from fedmodels.data.dataset import TRAIN
 from fedmodels.models.batches import predict
-from fedmodels.models.registry import build_model
-from fedmodels.models.weights import unflatten
+from fedmodels.models.registry import model_with
 from simulations.benchmarks.baselines import Predictor, scores, train_pooled
 from simulations.benchmarks.machine import Machine, this_machine
 from simulations.benchmarks.output import Target
@@ -142,8 +141,7 @@ def _train(row: str, case: Case) -> Iterator[Weights]:
 
 
 def _score(case: Case, weights: Weights) -> dict[str, float]:
-    model = build_model(case.study)
-    unflatten(model, weights)
+    model = model_with(case.study, weights)
     predictor: Predictor = lambda data: predict(model, data, case.study.input)  # noqa: E731 - its type is the point
     return scores(predictor, case.parts)
 

@@ -13,8 +13,18 @@ from torch import nn
 
 from fedmodels.errors import FileError
 from fedmodels.models import registry
-from fedmodels.models.registry import Family, Preset, build_model, families, parameter_count, presets, register
+from fedmodels.models.registry import (
+    Family,
+    Preset,
+    build_model,
+    families,
+    model_with,
+    parameter_count,
+    presets,
+    register,
+)
 from fedmodels.models.tabular import MlpSizes
+from fedmodels.models.weights import flatten
 from fedmodels.study_input import TableInput
 
 # Recurrent layers have two biases per gate in torch: gates * hidden * (input + hidden + 2).
@@ -67,6 +77,20 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(name: st
     first, again, other = (build_model(study, seed).state_dict() for seed in (5, None, 6))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_model_with_given_weights_is_the_one_that_they_came_from(name: str) -> None:
+    study = a_study(name, INPUTS[name])
+    built = build_model(study, 6)
+    model = model_with(study, flatten(built))
+    given = dict(model.named_parameters())
+    assert model.training
+    assert list(given) == [key for key, _ in built.named_parameters()]
+    for key, parameter in built.named_parameters():
+        assert torch.equal(parameter, given[key])
+        assert given[key].requires_grad
+        assert given[key].device.type == "cpu"
 
 
 @pytest.mark.parametrize("name", INPUTS)
