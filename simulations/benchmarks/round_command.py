@@ -20,16 +20,17 @@ def round_overhead(*, as_json: bool, quick: bool) -> None:
 def print_table(report: bench.Report) -> None:
     console = wide_console()
     table = Table(title=f"A simulated round, milliseconds, medians of {report.repetitions} interleaved rounds")
-    for heading in ("mode", "params", "hospitals", "local steps", "secure", "plain sum", "more", "in secagg",
+    for heading in ("model", "mode", "params", "hospitals", "local steps", "secure", "plain sum", "more", "in secagg",
                     "in plain sum", "more, by parts"):  # fmt: skip
         table.add_column(heading, justify="right")
     for row in report.rows:
         table.add_row(
-            row.mode, f"{row.parameters / 1e6:.2f}M", str(row.hospitals), str(row.local_steps),
+            row.model, row.mode, f"{row.parameters / 1e6:.2f}M", str(row.hospitals), str(row.local_steps),
             f"{row.secure_ms:,.0f}", f"{row.plain_ms:,.0f}", f"{row.overhead:+.1%}",
             f"{row.secure_part_ms:.1f}", f"{row.plain_part_ms:.1f}", f"{row.by_parts:+.1%}",
         )  # fmt: skip
     console.print(table)
     console.print("More, by parts: the difference of the two columns before it, over the round with a plain sum.")
-    console.print(f"  {verdict(report.reached)}: at most {report.goal - 1:.0%} more in mode `local`, by parts")
+    first, more = report.rows[0], f"{report.goal - 1:.0%}"
+    console.print(f"  {verdict(report.reached)}: at most {more} more for {first.model}, mode `{first.mode}`, by parts")
     console.print(describe(report.machine, report.load_after))

@@ -54,8 +54,8 @@ class Table:
         a, b, c = self._everywhere(factors.to(first.dtype))
         result = torch.empty_like(first, memory_format=torch.contiguous_format)
         for block in self._blocks():
-            part = torch.mul(first[block], a[block], out=result[block])
-            part.addcmul_(second[block], b[block]).add_(c[block])
+            part = torch.addcmul(c[block], first[block], a[block], out=result[block])
+            part.addcmul_(second[block], b[block])
         return self._batch(result)
 
     def _rows(self, x: Tensor) -> Tensor:
