@@ -99,7 +99,10 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus carries no 
             raise PrivacyError("steps are not skipped", fix="call `accumulate()` after each physical batch")
 
     def add_noise(self) -> None:
-        """p.grad = (clipped sum + noise) / divisor, in the memory of the sum. An empty batch's sum is zero."""
+        """p.grad = (clipped sum + noise) / divisor, in the memory of the sum; small ones share theirs.
+
+        An empty batch's sum is zero.
+        """
         deviation = self.noise_multiplier * self.max_grad_norm
         for group in _few_draws(self.params):
             totals = [self._taken(p) for p in group]
