@@ -118,6 +118,19 @@ def test_layers_agree_with_one_backward_per_record(
     compare(Alone(make()).to(dtype), rows(x), (x,), tolerance)
 
 
+@pytest.mark.parametrize("width", [1, 1000])
+@pytest.mark.parametrize("name", [name for name in LAYERS if name.startswith("convolution")])
+def test_convolutions_agree_by_rows_of_the_kernel_and_by_planes(
+    name: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of channels, and a few records at a time."""
+    monkeypatch.setattr(convolution, "_WIDTH", width)
+    monkeypatch.setattr(convolution, "_AT_ONCE_BYTES", 2000)
+    make, shape = LAYERS[name]
+    x = torch.randn(6, *shape, dtype=torch.float64)
+    compare(Alone(make()).double(), rows(x), (x,), 1e-10)
+
+
 @pytest.mark.parametrize("name", ["convolution", "linear, two positions of a wide layer", "linear, many positions"])
 def test_the_other_ways_of_measuring_agree_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images and matrices too large for the first way: a call per record, Gram matrices, chunks."""

@@ -1,6 +1,6 @@
 """Convolutions of one to three dimensions: per-record weight gradients at the price of the plain weight gradient."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,8 @@ from fedmodels.errors import PrivacyError
 # Up to this size of a record's strips, matrix products are faster than a call of the convolution per record. Measured
 # with 3 x 3 kernels: 28 and 64 pixels below, 112 and 224 above.
 _STRIPS_BYTES = 1 << 18
-_AT_ONCE_BYTES = 1 << 21  # strips that are made at a time: they stay in the cache
+_AT_ONCE_BYTES = 1 << 21
+_WIDTH = 16  # numbers: a matrix product with fewer columns is slow
 
 Convolutional = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -59,16 +60,17 @@ class Convolution:
 
     def _entry(self, x: Tensor, g: Tensor, weight: Tensor) -> Entry:
         if x.dim() == 4 and self.groups == 1 and len(x):
-            size = (x.shape[2] + 2 * self.padding[0]) * g.shape[3] * weight[0, :, 0].numel() * x.element_size()
+            width = weight[0, :, 0].numel()  # what a row of the kernel sees
+            size = (x.shape[2] + 2 * self.padding[0]) * g.shape[3] * width * x.element_size()
             if size <= _STRIPS_BYTES:
-                return KernelRows(self.weight, self._by_rows(x, g, max(1, _AT_ONCE_BYTES // (size + 1))))
+                return self._by_planes(x, g) if width < _WIDTH else self._by_rows(x, g)
         gradients = weight.new_empty(len(x), *weight.shape)
         for i in range(len(x)):
             gradients[i] = self._derive(x[i : i + 1], g[i : i + 1], weight, 1)
         return PerRecord(self.weight, gradients)
 
-    def _by_rows(self, x: Tensor, g: Tensor, at_once: int) -> Tensor:
-        """[i, n, m, j, c]: for each row i of the kernel, a matrix product per record.
+    def _by_rows(self, x: Tensor, g: Tensor) -> Entry:
+        """For each row of the kernel, a matrix product per record.
 
         For that, every image is turned into strips: at each place, what one row of the kernel sees there. Another row
         of the kernel sees the strips of another line, which are the same memory ("im2col" would copy them again).
@@ -82,40 +84,61 @@ class Convolution:
         )
         out = x.new_empty(rows, len(x), g.shape[3], columns * x.shape[3])
         reach = (g.shape[1] - 1) * down + 1
-        for first in range(0, len(x), at_once):
-            some = slice(first, first + at_once)
+        for some in _slices(strips):
             lines, outputs = strips[some].flatten(3), g[some].flatten(1, 2).mT
             for row in range(rows):
                 begin = row * self.dilation[0]
                 torch.bmm(outputs, lines[:, begin : begin + reach : down].flatten(1, 2), out=out[row, some])
-        return out.view(*out.shape[:3], columns, x.shape[3])
+        return Parts(self.weight, out.view(*out.shape[:3], columns, x.shape[3]), (1, 3, 0, 2))
+
+    def _by_planes(self, x: Tensor, g: Tensor) -> Entry:
+        """For few channels: a matrix product per record with what each weight of an output's kernel sees everywhere."""
+        (up, left), (down, across), kernel = self.padding, self.stride, self.weight.shape[2:]
+        x = F.pad(x, (left, left, up, up)).contiguous()
+        g = g.permute(0, 2, 3, 1)
+        planes = x.as_strided(
+            (len(x), x.shape[1], *kernel, *g.shape[1:3]),
+            (x.stride(0), x.stride(1), self.dilation[0] * x.stride(2), self.dilation[1], down * x.stride(2), across),
+        )
+        out = x.new_empty(1, len(x), self.weight[0].numel(), g.shape[3])
+        for some in _slices(planes):
+            torch.bmm(planes[some].flatten(4).flatten(1, 3), g[some].flatten(1, 2), out=out[0, some])
+        return Parts(self.weight, out.view(1, len(x), x.shape[1], *kernel, g.shape[3]), (4, 1, 2, 3, 0))
+
+
+def _slices(records: Tensor) -> Iterator[slice]:
+    """So many records at a time that they stay in the cache when they are copied."""
+    step = max(1, _AT_ONCE_BYTES // max(1, records[0].numel() * records.element_size()))
+    for first in range(0, len(records), step):
+        yield slice(first, first + step)
 
 
 @dataclass(frozen=True, eq=False)
-class KernelRows:
-    """The gradients of a kernel [m, c, i, j] row by row of the kernel: gradients [i, n, m, j, c]."""
+class Parts:
+    """Per-record gradients in parts: [p, n, ...], whose dimensions but n, in this `order`, are the parameter's."""
 
     parameter: Tensor
     gradients: Tensor
+    order: tuple[int, ...]
 
     @property
     def records(self) -> int:
         return self.gradients.shape[1]
 
-    def grouped(self, copies: int) -> "KernelRows":
-        rows, records, *rest = self.gradients.shape
-        return replace(self, gradients=self.gradients.view(rows, records // copies, copies, *rest).sum(2))
+    def grouped(self, copies: int) -> "Parts":
+        parts, records, *rest = self.gradients.shape
+        return replace(self, gradients=self.gradients.view(parts, records // copies, copies, *rest).sum(2))
 
     def squared_norms(self) -> Tensor:
         return squares(self.gradients.flatten(0, 1)).view(-1, self.records).sum(0)
 
-    def select(self, rows: Tensor) -> "KernelRows":
+    def select(self, rows: Tensor) -> "Parts":
         return replace(self, gradients=self.gradients[:, rows])
 
     def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
-        value = factors @ self.gradients.flatten(2)  # [i, m * j * c]
-        rows, _, m, j, c = self.gradients.shape
-        return plus(total, value.view(rows, m, j, c).permute(1, 3, 0, 2))
+        value = factors @ self.gradients.flatten(2)
+        parts, _, *rest = self.gradients.shape
+        return plus(total, value.view(parts, *rest).permute(self.order).reshape(self.parameter.shape))
 
 
 def forward(layer: Convolutional, book: Book, x: Tensor) -> Tensor:
