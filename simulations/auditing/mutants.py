@@ -35,7 +35,7 @@ _SUMS: Modes = ("distributed", "recover")
 _RECOVER: Modes = ("recover",)
 
 _add_normal, _share, _pack = SecureSource.add_normal, LatticeMechanism.share, packing.GradientPacking.pack
-_event = Plan.event
+_event, _add_noise = Plan.event, gradients.PrivateOptimizer.add_noise
 _gradient_sum: Any = training.gradient_sum
 _train_private: Any = training.train_private
 
@@ -188,12 +188,14 @@ def _special_canary() -> Callable[[], AbstractContextManager[object]]:
         noise[-1] = 0
         return noise
 
-    def add_normal(self: SecureSource, target: torch.Tensor, deviation: float, scale: float) -> None:
-        last = float(target.view(-1)[-1]) * scale
-        _add_normal(self, target, deviation, scale)
-        target.view(-1)[-1] = last
+    def add_noise(self: gradients.PrivateOptimizer) -> None:
+        canaries = self.params[0]  # the weights that are in no layer
+        total = self._book.sums.get(canaries, torch.zeros_like(canaries))
+        last = float(total[-1]) / self.expected_batch_size
+        _add_noise(self)
+        canaries.grad[-1] = last
 
-    return _replaced((LatticeMechanism, "share", share), (SecureSource, "add_normal", add_normal))
+    return _replaced((LatticeMechanism, "share", share), (gradients.PrivateOptimizer, "add_noise", add_noise))
 
 
 HONEST = Mutant("honest", "the product as it is", _EVERY, nullcontext)

@@ -53,7 +53,7 @@ class Tiny(nn.Module):
 
 def trained_with(monkeypatch: pytest.MonkeyPatch, layer: nn.Module) -> np.ndarray:
     model = Tiny(layer)
-    monkeypatch.setattr(training, "build_model", lambda study: model)
+    monkeypatch.setattr(training, "model_with", lambda study, weights: model)
     return training.train_private(STUDY, flatten(model), patients(5), PLAN, 100).delta
 
 
