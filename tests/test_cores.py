@@ -42,6 +42,7 @@ def test_an_error_of_either_is_raised_once_both_have_ended(failing: tuple[bool, 
     assert ended == (["first"] if number == 1 and failing[0] else ["first", "second"])
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 def test_a_forked_child_has_a_helper_of_its_own() -> None:
     cores.at_once(lambda: None, lambda: None)
     child = os.fork()
