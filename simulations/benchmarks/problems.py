@@ -103,7 +103,7 @@ PROBLEMS = {
             {"local": rows.PNEUMONIA_PRIVATE}, {8.0: 0.02},
         ),
         Problem(
-            "icu_mortality", 4, "auroc", 5, _bundled("icu_mortality", Partition()),
+            "icu_mortality", 4, "auroc", 20, _bundled("icu_mortality", Partition()),
             {
                 "none": rows.ICU_POOLED, "local": rows.ICU_PRIVATE,
                 "distributed": ('model.sizes.pool="last"',),  # the largest state of 48 is largely noise
