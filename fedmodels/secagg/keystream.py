@@ -31,7 +31,7 @@ _LINE_BYTES = 64
 _CHUNK_WORDS = CHUNK_BYTES // WORD.itemsize
 _PART_WORDS = 1 << 17  # added and checked at a time: the sum and an upload stay in the cache
 _PARTS_WORTH_TWO_CORES = 4
-_WORTH_TWO_CORES = 32  # chunks of keystream; a thread takes as long to start as three
+_WORTH_TWO_CORES = 32  # chunks of keystream; to wake another core takes as long as three
 _ZEROS = memoryview(bytes(CHUNK_BYTES))
 
 

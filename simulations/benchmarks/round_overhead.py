@@ -5,10 +5,10 @@ where `_PLAIN` replaces what secure aggregation does in a round: masking, its ch
 binding to the model, and writing the ratcheted state. Everything else is the same code on both sides: training,
 encoding, messages, ledger, log. Two federations with the same data take turns, round by round.
 
-Two models of a million weights, trained as `study new` proposes for mode `local`: the article's text LSTM, and a
-network for tables, than which no model trains faster. Two figures: the ratio of the medians of whole rounds, which a
-busy machine blurs by more than the effect; and the time inside the replaced functions alone, which it does not. Without
-privacy both federations train bit by bit the same, and each pair of rounds is compared.
+Two models of a million weights, trained as `study new` proposes for mode `local`: a network for tables, whose training
+is short, and the article's text LSTM. Two figures: the ratio of the medians of whole rounds, which a busy machine blurs
+by more than the effect; and the time inside the replaced functions alone, which it does not. Without privacy both
+federations train bit by bit the same, and each pair of rounds is compared.
 """
 
 import os
@@ -91,7 +91,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: cases by mode, the first being the one with a goal."""
+    """What is measured: models, each in a privacy mode."""
 
     cases: tuple[tuple[Case, str], ...]
     hospitals: int
@@ -101,7 +101,7 @@ class Plan:
 def _plan(hidden: str, vocabulary: int, hospitals: int, repetitions: int) -> Plan:
     table = Case("mlp", "table", TABLE_INPUT, f"{{ hidden = {hidden} }}")
     text = Case("article-text-lstm", "text", _TEXT_INPUT.format(vocabulary=vocabulary))
-    cases = ((text, "local"), (table, "local"), (table, "none"))
+    cases = ((table, "local"), (text, "local"), (table, "none"))
     return Plan(cases, hospitals, repetitions)
 
 
@@ -112,7 +112,7 @@ QUICK = _plan("[32]", 64, 4, 3)
 @dataclass(frozen=True)
 class Row:
     """Medians. part: milliseconds per round inside what the plain sum replaces; overhead: by whole rounds; by_parts: by
-    the difference of the parts, which overlap with training and are thus an upper bound."""
+    the difference of the parts."""
 
     model: str
     mode: str
@@ -129,7 +129,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """reached: whether the first row's rounds cost at most 5% more, by the parts; None if not measured."""
+    """reached: whether the rounds of mode `local` cost at most 5% more, all by the parts; None if not measured."""
 
     machine: Machine
     load_after: float
@@ -143,7 +143,7 @@ def run(plan: Plan, progress: Progress) -> Report:
     """Measure rounds of all cases. progress: called with a few words before each step."""
     machine = this_machine()
     rows = tuple(_measure(case, mode, plan, progress) for case, mode in plan.cases)
-    reached = 1 + rows[0].by_parts <= _GOAL if plan == FULL else None
+    reached = all(1 + row.by_parts <= _GOAL for row in rows if row.mode == "local") if plan == FULL else None
     return Report(machine, round(os.getloadavg()[0], 2), plan.repetitions, rows, _GOAL, reached)
 
 

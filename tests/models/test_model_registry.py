@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -91,6 +92,12 @@ def test_a_model_with_given_weights_is_the_one_that_they_came_from(name: str) ->
         assert torch.equal(parameter, given[key])
         assert given[key].requires_grad
         assert given[key].device.type == "cpu"
+
+
+def test_a_model_with_buffers_is_refused_where_only_its_weights_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "skeleton", lambda *_: nn.BatchNorm1d(3, device="meta"))
+    with pytest.raises(TypeError, match="buffers"):
+        model_with(a_study("mlp", TABLE), np.zeros(6, np.float32))
 
 
 @pytest.mark.parametrize("name", INPUTS)
