@@ -1,10 +1,9 @@
 """Masks: AES-256-CTR keystream added to vectors of uint32 modulo 2^32.
 
 The mask of a key is cut into chunks of 2^18 bytes; chunk c is the CTR keystream whose first counter block is
-`c (12 bytes, big-endian) || 00000002`, read as little-endian words. That is what AES-GCM yields for zeros under the
-nonce c (NIST SP 800-38D, section 7.1), and `AESGCM.encrypt_into` computes it more than twice as fast as CTR mode does.
-The chunk size is part of the wire format. It also keeps chunk and keystream in the cache while all keys pass over
-them, which is what makes masking run at nearly the speed of AES.
+`c (12 bytes, big-endian) || 00000002`, read as little-endian words: a piece of `fedmodels.keystream`. The chunk size is
+part of the wire format. It also keeps chunk and keystream in the cache while all keys pass over them, which is what
+makes masking run at nearly the speed of AES.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,22 +16,21 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import GCM
 
 from fedmodels.cores import at_once
+from fedmodels.keystream import PIECE_BYTES, TAIL_BYTES, keystream
 from fedmodels.secagg.primitives import Label, Secret, digest
 
 Vector = npt.NDArray[np.uint32]
 
 WORD = np.dtype("<u4")
 MAX_WORDS = 1 << 28
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = PIECE_BYTES
 CHECKSUM_BYTES = 16
-_TAG_BYTES = 16
 _NONCE_BYTES = 12
 _LINE_BYTES = 64
 _CHUNK_WORDS = CHUNK_BYTES // WORD.itemsize
 _PART_WORDS = 1 << 17  # added and checked at a time: the sum and an upload stay in the cache
 _PARTS_WORTH_TWO_CORES = 4
 _WORTH_TWO_CORES = 32  # chunks of keystream; to wake another core takes as long as three
-_ZEROS = memoryview(bytes(CHUNK_BYTES))
 
 
 def is_vector(vector: Vector) -> bool:
@@ -77,17 +75,16 @@ def _mask(vector: Vector, plus: Sequence[Secret], minus: Sequence[Secret], then:
             followed += 1
 
     def work(after: Callable[[], None]) -> None:
-        masks = [(AESGCM(key.reveal()), np.add) for key in plus] + [
-            (AESGCM(key.reveal()), np.subtract) for key in minus
+        masks = [(keystream(key.reveal()), np.add) for key in plus] + [
+            (keystream(key.reveal()), np.subtract) for key in minus
         ]
         scratch = chunk_buffer()
         words = np.frombuffer(scratch[:CHUNK_BYTES], WORD)
         for chunk in chunks:  # each is given out once, to whoever asks first
             part = _chunk_of(vector, chunk)
-            zeros, stream, buffer = _ZEROS[: part.nbytes], words[: part.size], scratch[: part.nbytes + _TAG_BYTES]
-            nonce = chunk.to_bytes(_NONCE_BYTES, "big")
-            for cipher, combine in masks:
-                cipher.encrypt_into(nonce, zeros, None, buffer)
+            stream, room = words[: part.size], scratch[: part.nbytes + TAIL_BYTES]
+            for fill, combine in masks:
+                fill(chunk, room)
                 combine(part, stream, out=part)
             finished[chunk] = True
             after()
@@ -104,10 +101,10 @@ def _chunk_of(vector: Vector, chunk: int) -> Vector:
 
 
 def chunk_buffer() -> memoryview:
-    """Room for a chunk of keystream and its tag, beginning on a cache line: additions read it faster from there."""
-    memory = np.empty(CHUNK_BYTES + _TAG_BYTES + _LINE_BYTES, np.uint8)
+    """Room for a chunk of keystream, beginning on a cache line: additions read it faster from there."""
+    memory = np.empty(CHUNK_BYTES + TAIL_BYTES + _LINE_BYTES, np.uint8)
     start = -memory.ctypes.data % _LINE_BYTES
-    return memory[start : start + CHUNK_BYTES + _TAG_BYTES].data
+    return memory[start : start + CHUNK_BYTES + TAIL_BYTES].data
 
 
 def checksum(session: bytes, sender: str, vector: Vector) -> bytes:

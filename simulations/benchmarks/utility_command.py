@@ -4,14 +4,13 @@ import math
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fedmodels.errors import UsageError
 from simulations.benchmarks import utility as bench
 from simulations.benchmarks.output import print_json, verdict, wide_console
 from simulations.benchmarks.problems import PROBLEMS
+from simulations.benchmarks.workers import progress_bar
 
 
 def utility(problem: str, seeds: int | None, plot: Path | None, *, as_json: bool) -> None:
@@ -19,14 +18,8 @@ def utility(problem: str, seeds: int | None, plot: Path | None, *, as_json: bool
     if problem and problem not in PROBLEMS:
         raise UsageError(f"there is no problem `{problem}`", where="--problem", fix=f"use one of {', '.join(PROBLEMS)}")
     names = (problem,) if problem else tuple(PROBLEMS)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("starting")
-        report = bench.run(
-            names, seeds, lambda done, of, what: progress.update(task, completed=done, total=of, description=what)
-        )
+    with progress_bar() as progress:
+        report = bench.run(names, seeds, progress)
     if plot:
         draw(report, plot)
     if as_json:

@@ -11,7 +11,7 @@ from fedmodels.study import parse_study
 from fedmodels.study_template import render
 from simulations.benchmarks import problems, utility
 from simulations.benchmarks.problems import Case, Problem
-from simulations.benchmarks.utility import ALONE, CAUTIOUS, LOCAL, NON_PRIVATE, POOLED
+from simulations.benchmarks.utility import ALONE, CAUTIOUS, LOCAL, NON_PRIVATE, POOLED, TRUSTING
 from simulations.benchmarks.utility import DISTRIBUTED as DISTRIBUTED_ROW
 
 
@@ -39,22 +39,27 @@ def only_the_tiny_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_row_trains_and_scores() -> None:
     found = {job: job.run() for job in utility._jobs(PROBLEM, 1) if job.epsilon in (None, 8.0)}
-    assert {job.row for job in found} == {NON_PRIVATE, POOLED, DISTRIBUTED_ROW, CAUTIOUS, LOCAL, ALONE}
+    assert {job.row for job in found} == {NON_PRIVATE, POOLED, TRUSTING, DISTRIBUTED_ROW, CAUTIOUS, LOCAL, ALONE}
     assert all(0.0 <= score <= 1.0 for score in found.values())
     assert found[utility.Job("tiny", POOLED, 8.0, 0)] > 0.8
 
 
 def test_goals_are_computed_from_the_means() -> None:
-    means = {NON_PRIVATE: 0.97, POOLED: 0.95, DISTRIBUTED_ROW: 0.948, CAUTIOUS: 0.93, LOCAL: 0.85, ALONE: 0.7}
+    means = {
+        NON_PRIVATE: 0.97, POOLED: 0.95, TRUSTING: 0.943, DISTRIBUTED_ROW: 0.948, CAUTIOUS: 0.93, LOCAL: 0.85,
+        ALONE: 0.7,
+    }  # fmt: skip
     found = {
-        job: means[job.row] + (0.001 if job.seed else -0.001) for job in utility._jobs(PROBLEM, 2)
+        job: means[job.row] + (0.001 if job.seed else -0.001) * (3 if job.row == TRUSTING else 1)
+        for job in utility._jobs(PROBLEM, 2)
     }  # fmt: skip
     result = utility._result(PROBLEM, found)
     assert (result.seeds, result.point(POOLED, 3.0).mean) == (2, pytest.approx(0.95))
     assert result.point(POOLED, 3.0).standard_error == pytest.approx(0.001)
     at_3 = {target.name.split(": ", 1)[1]: (target.measured, target.reached) for target in result.targets
             if "epsilon 3" in target.name}  # fmt: skip
-    assert at_3["|distributed - pooled|"] == (pytest.approx(0.002), True)
+    assert at_3["|distributed - pooled| (± 0.0000)"] == (pytest.approx(0.002), True)
+    assert at_3["|distributed, none colluding - pooled| (± 0.0020)"] == (pytest.approx(0.007), False)
     assert at_3["part of the gap 0.100 to local closed by distributed"] == (pytest.approx(0.98), True)
     third = "part of the gap 0.100 to local closed by distributed, a third colluding"
     assert at_3[third] == (pytest.approx(0.8), False)

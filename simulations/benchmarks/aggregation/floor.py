@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedmodels.cores import CORES
+from fedmodels.keystream import keystream
 from fedmodels.secagg.keystream import CHUNK_BYTES, WORD, add_masks, chunk_buffer
 from fedmodels.secagg.primitives import KEY_BYTES, Secret
 
@@ -67,9 +67,9 @@ def measure(masks: int, words: int, repetitions: int) -> Floor:
 
 
 def _keystream(chunks: int) -> None:
-    cipher, zeros, buffer = AESGCM(secrets.token_bytes(KEY_BYTES)), bytes(CHUNK_BYTES), chunk_buffer()
+    fill, room = keystream(secrets.token_bytes(KEY_BYTES)), chunk_buffer()
     for chunk in range(chunks):
-        cipher.encrypt_into(chunk.to_bytes(12, "big"), zeros, None, buffer)
+        fill(chunk, room)
 
 
 def _additions(chunks: int) -> None:
