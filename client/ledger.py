@@ -37,7 +37,10 @@ CREATE TABLE IF NOT EXISTS ledger (
 
 
 class Charge(Strict, frozen=True):
-    """One release. Gaussian steps compose within a study; pure_epsilon (evaluation counts) adds up."""
+    """One release. Gaussian steps compose within a study; pure_epsilon (evaluation counts) adds up.
+
+    model: the `weights_digest` of the global model that it was computed from.
+    """
 
     study_digest: bytes
     roster_digest: bytes
@@ -53,6 +56,7 @@ class Charge(Strict, frozen=True):
     steps: int = 0
     delta: float = 0.0
     pure_epsilon: float = 0.0
+    model: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ def check_without_privacy(study: Study, roster: Roster, charges: Sequence[Charge
     """Raise `Refused` where a coordinator could subtract two sums without noise and read a single hospital.
 
     `retry`: every sum is over the whole roster, so there is nothing to subtract. `recover`: sums are over whoever is
-    left, so a hospital contributes once to each round of a study, and to one evaluation; that the models of successive
-    rounds differ is all that protects it, which is why mode `none` promises nothing.
+    left, so a hospital contributes once to each round of a study, once to each global model, and to one evaluation;
+    that the models of successive rounds differ is all that protects it, which is why mode `none` promises nothing.
     """
     if study.federation.on_dropout == "retry":
         if charge.contributors != tuple(roster.sizes):
@@ -48,15 +48,15 @@ def check_without_privacy(study: Study, roster: Roster, charges: Sequence[Charge
     elif any(_repeats(c, charge) for c in charges):
         raise Refused(
             "round-twice",
-            "without differential privacy a hospital contributes once to each round of a study and to one evaluation, "
-            "because two sums over different hospitals could be subtracted",
+            "without differential privacy a hospital contributes once to each round and each model of a study and to "
+            "one evaluation, because two sums over different hospitals could be subtracted",
             fix="go on with the next round, approve a new study, or use a privacy mode with noise",
         )
 
 
 def _repeats(before: Charge, charge: Charge) -> bool:
     same = (before.study_digest, before.kind) == (charge.study_digest, charge.kind)
-    return same and (charge.kind == "evaluate" or before.round == charge.round)
+    return same and (charge.kind == "evaluate" or before.round == charge.round or before.model == charge.model)
 
 
 def aborts(charges: Sequence[Charge], study_digest: bytes) -> int:

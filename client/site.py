@@ -120,12 +120,13 @@ class Site(SiteFolder):
         state, files = self._load(request.run_id), self._files(request.run_id)
         if isinstance(state, secagg.Announced):
             state = secagg.finish_setup(state, request.relay)
-        digest, chain = wire.model_digest(request.kind, request.round, model), self._check_heads(request)
+        weights, chain = wire.weights_digest(model), self._check_heads(request)
+        digest = wire.model_digest(request.kind, request.round, model.size, weights)
         if secagg.is_repeat(state, request.session, digest):
             return self._send(request, decode_request(request.session).session, None, files.last_upload())
         asked = secagg.check_request(state, request.session)
         data = load(self.directory / "data.toml", self.study)
-        charge = self._charge(request, asked, self._is_paid(request, model, chain))
+        charge = self._charge(request, asked, weights, self._is_paid(request, model, chain))
         spent = self._afford(charge, chain, data.patients_in(TRAIN))
         self.witness.keep(self._others(request), self.roster, self.time)
         # Charged before patients' data are used: even a failure that the coordinator notices is paid for.
@@ -185,7 +186,9 @@ class Site(SiteFolder):
         charged = any(c.pure_epsilon for c in chain.charges if c.study_digest == self.study.digest)
         return files.counts(model) is not None or (charged and files.counts_begun(model))
 
-    def _charge(self, request: wire.ContributeRequest, asked: secagg.SessionRequest, paid: bool) -> Charge:
+    def _charge(
+        self, request: wire.ContributeRequest, asked: secagg.SessionRequest, weights: bytes, paid: bool
+    ) -> Charge:
         privacy, plan = self.study.privacy, plan_for(self.study)
         event = plan.event(1) if plan and request.kind == "train" else None
         return Charge(
@@ -203,6 +206,7 @@ class Site(SiteFolder):
             steps=event.steps if event else 0,
             delta=privacy.delta if event else 0.0,
             pure_epsilon=privacy.evaluation_epsilon if plan and request.kind == "evaluate" and not paid else 0.0,
+            model=weights,
         )
 
     def _afford(self, charge: Charge, chain: Chain, patients: int) -> float:

@@ -159,13 +159,18 @@ def terms(study: Study, roster: Roster, run_id: bytes) -> Terms:
     )
 
 
-def model_digest(kind: Kind, round_: int, model: npt.NDArray[np.float32]) -> bytes:
-    """What a session is about: the kind, the round and the global model. Hospitals shown different ones never agree.
-
-    SHA-256 over these and over the SHA-256 of each half of the model, which two cores compute at once.
-    """
+def weights_digest(model: npt.NDArray[np.float32]) -> bytes:
+    """SHA-256 of each half of a model, joined: two cores compute one each."""
     body, middle = np.ascontiguousarray(model, "<f4"), model.size // 2
     first, second = hashlib.sha256(), hashlib.sha256()
     at_once(lambda: first.update(body[:middle].data), lambda: second.update(body[middle:].data))
-    about = msgspec.msgpack.encode((kind, round_, model.size))
-    return hashlib.sha256(b"fedmodels/model/v2" + about + first.digest() + second.digest()).digest()
+    return first.digest() + second.digest()
+
+
+def model_digest(kind: Kind, round_: int, parameters: int, weights: bytes) -> bytes:
+    """What a session is about: the kind, the round and the global model. Hospitals shown different ones never agree.
+
+    parameters: how many the model has; weights: its `weights_digest`.
+    """
+    about = msgspec.msgpack.encode((kind, round_, parameters))
+    return hashlib.sha256(b"fedmodels/model/v2" + about + weights).digest()

@@ -202,7 +202,8 @@ class Consortium:
         return total, contributors
 
     def _open(self, kind: wire.Kind, number: int, model: npt.NDArray[np.float32], words: int) -> Session:
-        digest, session = wire.model_digest(kind, number, model), self._aggregator.next_session
+        weights, session = wire.weights_digest(model), self._aggregator.next_session
+        digest = wire.model_digest(kind, number, model.size, weights)
         if self._journal:
             self._journal.open_session(session + 1)
         arguments = (self._aggregator, session, self.present, digest, words)

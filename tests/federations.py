@@ -111,7 +111,7 @@ class Coordinator:
             self.aggregator,
             number or self.aggregator.next_session,
             tuple(s.name for s in self.sites),
-            wire.model_digest(kind, round_, self.model),
+            wire.model_digest(kind, round_, self.model.size, wire.weights_digest(self.model)),
             self.model.size + 2,
         )
         return wire.ContributeRequest(self.run, kind, round_, session.request, secagg.relay(self.aggregator))

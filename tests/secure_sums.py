@@ -75,7 +75,7 @@ class Hospitals:
         """[D] uint32, the secure sum as it opens; the uploads of `lost` never arrive (`recover` only)."""
         recover = self.study.federation.on_dropout == "recover"
         start = secagg.open_recovery if recover else secagg.open_session
-        digest = wire.model_digest("train", 1, self.model)
+        digest = wire.model_digest("train", 1, self.model.size, wire.weights_digest(self.model))
         number = self._aggregator.next_session
         self._aggregator, session = start(self._aggregator, number, tuple(vectors), digest, self.model.size)
         for name, vector in vectors.items():

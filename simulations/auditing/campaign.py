@@ -88,7 +88,8 @@ class Campaign:
         model = self._state.model.astype(np.float32)
         recover = self.study.federation.on_dropout == "recover"
         names = tuple(self._sites[h].name for h in members)
-        digest, start = wire.model_digest("train", number, model), secagg.open_session
+        digest = wire.model_digest("train", number, model.size, wire.weights_digest(model))
+        start = secagg.open_session
         session: secagg.Session | secagg.RecoverSession
         if recover:
             start = secagg.open_recovery  # type: ignore[assignment]

@@ -244,7 +244,7 @@ def _upload_plain(
 _PLAIN: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     (secagg, "upload", _upload_plain),
     (secagg, "open_session", _open_plain),
-    (wire, "model_digest", lambda *_: bytes(32)),
+    (wire, "weights_digest", lambda _: bytes(64)),
     (RunFiles, "save", lambda *_: None),
 )
 _SECURE: tuple[tuple[Any, str, Callable[..., Any]], ...] = (

@@ -247,12 +247,15 @@ def test_without_privacy_every_sum_is_over_the_whole_roster(tmp_path: Path) -> N
 
 
 def test_without_privacy_a_recover_round_is_contributed_to_once(tmp_path: Path) -> None:
-    """Not for a model that differs by one bit, not for an evaluation of another round, and not in another run."""
+    """Nor for a model that differs by one bit, the same model in another round, another round or run."""
     settings = ["privacy.mode=none", "federation.on_dropout=recover"]
     coordinator = Coordinator(sites_of(tmp_path, *settings))
     site = coordinator.sites[0]
     for kind in ("train", "evaluate"):
         site.handle(coordinator.request(kind), coordinator.model)
+    with pytest.raises(Refused) as caught:
+        site.handle(coordinator.request("train", round_=2), coordinator.model)
+    assert caught.value.rule == "round-twice"
     coordinator.model = np.nextafter(coordinator.model, np.float32(1.0))
     for request in (coordinator.request("train"), coordinator.request("evaluate", round_=2)):
         with pytest.raises(Refused) as caught:
