@@ -29,6 +29,8 @@ from simulations.benchmarks.aggregation.floor import Floor
 from simulations.benchmarks.aggregation.floor import measure as measure_floor
 from simulations.benchmarks.aggregation.floor import sample as sample_floor
 from simulations.benchmarks.aggregation.memory import peak_growth
+from simulations.benchmarks.aggregation.scale import Large, Scale
+from simulations.benchmarks.aggregation.scale import measure as measure_large
 from simulations.benchmarks.machine import Machine, this_machine
 from simulations.benchmarks.output import Target
 
@@ -41,12 +43,13 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured. floor: masks and words; memory: the case of the aggregator's peak growth."""
+    """What is measured. floor: masks and words; memory: the case of the aggregator's peak growth; large: one round."""
 
     cases: tuple[Case, ...]
     repetitions: int
     floor: tuple[int, int]
     memory: Case
+    large: Large
 
 
 FULL = Plan(
@@ -54,12 +57,14 @@ FULL = Plan(
     7,
     (50, 10_000_000),
     Case(10_000_000, 50, dropout=False),
+    Large(1_000_000, 200, dropped=20),
 )
 QUICK = Plan(
     (Case(1_000_000, 10, dropout=False), Case(1_000_000, 10, dropout=True)),
     3,
     (50, 1_000_000),
     Case(1_000_000, 10, dropout=False),
+    Large(100_000, 30, dropped=3),
 )
 
 
@@ -116,6 +121,7 @@ class Report:
     floor: Floor
     rows: tuple[Row, ...]
     memory: Memory
+    scale: Scale
     targets: tuple[Target, ...]
 
 
@@ -130,9 +136,17 @@ def run(plan: Plan, progress: Progress) -> Report:
     progress("memory of the aggregator")
     growth = peak_growth(retry.aggregate, retry.contribute, plan.memory)
     memory = Memory(plan.memory, growth, growth / (4 * plan.memory.words))
+    scale = measure_large(plan.large, progress)
     load_after = round(os.getloadavg()[0], 2)
     return Report(
-        machine, load_after, plan.repetitions, floor, tuple(rows), memory, tuple(_targets(plan, rows, floor, memory))
+        machine,
+        load_after,
+        plan.repetitions,
+        floor,
+        tuple(rows),
+        memory,
+        scale,
+        tuple(_targets(plan, rows, floor, memory)),
     )
 
 

@@ -56,6 +56,12 @@ def print_table(report: bench.Report) -> None:
         f"Aggregator's peak resident growth at {memory.case.words / 1e6:g}M, n = {memory.case.contributors}: "
         f"{memory.bytes / 1e6:.0f} MB, {memory.model_sizes:.2f} model sizes."
     )
+    scale = report.scale
+    console.print(
+        f"A `recover` round of {scale.round.words / 1e6:g}M, n = {scale.round.contributors}, {scale.round.dropped} "
+        f"dropouts: {1e3 * scale.hospital_seconds:.0f} ms a hospital ({scale.hospitals_seconds:.1f} s for all, one "
+        f"after the other), {scale.coordinator_seconds:.1f} s the coordinator."
+    )
     for target in report.targets:
         value = "" if target.measured is None else f"{target.measured:.2f}"
         console.print(f"  {verdict(target.reached)}: {target.name}: {value} (goal {target.goal})")

@@ -63,6 +63,9 @@ def test_bench_secagg_reports_every_contender_in_every_case(tmp_path):
     assert set(ours[0]["times_reference"]) == {"mask", "stage", "contributor", "aggregator"}
     assert report["floor"]["share"] > 0
     assert 0 < report["memory"]["model_sizes"] < 4  # 10 uploads went through: it does not hold them all
+    assert report["scale"]["round"] == {"words": 100_000, "contributors": 30, "dropped": 3}
+    assert 0 < report["scale"]["hospital_seconds"] * 27 == pytest.approx(report["scale"]["hospitals_seconds"])
+    assert report["scale"]["coordinator_seconds"] > 0
     assert len(report["targets"]) == 10
     assert report["machine"]["cores"] >= 1
     assert report["machine"]["versions"]["flwr"].startswith("1.41")
