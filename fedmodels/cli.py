@@ -260,6 +260,17 @@ def bench_deployment(
     command(as_json=json, quick=quick)
 
 
+@bench_app.command("constants")
+def bench_constants(
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each cell.")] = 2,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Learning rates and clips of mode `distributed` on SYNTHETIC cohorts. About half an hour."""
+    from simulations.benchmarks.constants import constants as command
+
+    command(seeds, as_json=json)
+
+
 @bench_app.command("utility")
 def bench_utility(
     problem: Annotated[str, typer.Option(help="One data set only.", show_default="all")] = "",
