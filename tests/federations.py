@@ -114,6 +114,7 @@ class Coordinator:
             wire.model_digest(kind, round_, self.model.size, wire.weights_digest(self.model)),
             self.model.size + 2,
         )
+        self.session = session
         return wire.ContributeRequest(self.run, kind, round_, session.request, secagg.relay(self.aggregator))
 
 

@@ -29,11 +29,12 @@ def snapshot(site: Site) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in site.directory.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
+@pytest.mark.parametrize(("on_dropout", "mask"), [("retry", "upload"), ("recover", "upload_recover")])
 def test_the_charge_comes_before_training_and_the_state_before_anything_leaves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_dropout: str, mask: str
 ) -> None:
     """Each step is spied upon, not replaced: a step that ran out of order would fail the ones after it as well."""
-    coordinator = Coordinator(sites_of(tmp_path))
+    coordinator = Coordinator(sites_of(tmp_path, f"federation.on_dropout={on_dropout}"))
     site, order = coordinator.sites[0], []
 
     def spy(target: object, name: str, label: str) -> None:
@@ -42,7 +43,7 @@ def test_the_charge_comes_before_training_and_the_state_before_anything_leaves(
 
     spy(Ledger, "append", "charge")
     spy(client.site, "update_vector", "train")
-    spy(secagg, "upload", "mask")
+    spy(secagg, mask, "mask")
     spy(RunFiles, "save", "state")
     spy(SentLog, "record", "log")
     site.handle(coordinator.request(), coordinator.model)
