@@ -106,13 +106,15 @@ class Coordinator:
             assert isinstance(reply, wire.SetupReply)
             self.aggregator = secagg.collect(self.aggregator, reply.key_message)
 
-    def request(self, kind: wire.Kind = "train", round_: int = 1, number: int | None = None) -> wire.ContributeRequest:
+    def request(
+        self, kind: wire.Kind = "train", round_: int = 1, number: int | None = None, words: int | None = None
+    ) -> wire.ContributeRequest:
         self.aggregator, session = self.open(
             self.aggregator,
             number or self.aggregator.next_session,
             tuple(s.name for s in self.sites),
             wire.model_digest(kind, round_, self.model.size, wire.weights_digest(self.model)),
-            self.model.size + 2,
+            words or self.model.size + 2,
         )
         self.session = session
         return wire.ContributeRequest(self.run, kind, round_, session.request, secagg.relay(self.aggregator))

@@ -2,8 +2,8 @@
 
 Every test makes one check of what a hospital really trains or reads, and makes the same check again with the rule
 broken, where it has to fail. Here: sampling, public constants, noise, sensitivity. `test_rules_of_data` has layers,
-normalisation, vocabulary and evaluation counts; that every upload is charged before it leaves is tested where uploads
-happen (client and server).
+normalisation, vocabulary and the noise of evaluation counts; `test_rules_of_releases` that every upload is charged
+before it leaves, and that evaluations are noisy sums over many hospitals.
 """
 
 from collections.abc import Callable
