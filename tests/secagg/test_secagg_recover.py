@@ -1,5 +1,6 @@
 """`recover` rounds among honest parties: every dropout at every stage, restarts, repeated requests, the table."""
 
+import contextlib
 import itertools
 import tracemalloc
 
@@ -26,7 +27,7 @@ from secagg_parties import (
 )
 
 from fedmodels import secagg
-from fedmodels.errors import RemoteProtocolError, RoundAborted
+from fedmodels.errors import LocalProtocolError, RemoteProtocolError, RoundAborted
 from fedmodels.secagg import states as table
 
 
@@ -94,8 +95,19 @@ def expected(everything, script):
     return alive
 
 
-@pytest.mark.parametrize(("n", "threshold"), [(3, 3), (4, 3), (4, 4), (5, 4), (6, 5), (6, 4)])
+def all_terms(largest):
+    """(n, threshold) of all terms that exist for up to `largest` hospitals, none of whom collude: 2t - n >= 2."""
+    found = []
+    for n, threshold in itertools.product(range(1, largest + 1), repeat=2):
+        with contextlib.suppress(LocalProtocolError):
+            recover_terms(n, threshold)
+            found.append((n, threshold))
+    return found
+
+
+@pytest.mark.parametrize(("n", "threshold"), all_terms(6))
 def test_every_dropout_pattern_at_every_stage_opens_the_exact_sum_or_names_the_missing(n, threshold):
+    """Colluding hospitals only forbid small thresholds: what opens depends on n and the threshold alone."""
     everything, paths, opened = Everything(n, threshold), [()], 0
     while paths:
         script = paths.pop()
@@ -110,6 +122,10 @@ def test_every_dropout_pattern_at_every_stage_opens_the_exact_sum_or_names_the_m
             assert outcome.result().tolist() == plain_sum([everything.inputs[name] for name in survivors])
             opened += 1
     assert opened >= 1
+
+
+def test_the_dropout_patterns_are_those_of_every_number_of_hospitals_and_threshold():
+    assert all_terms(6) == [(2, 2), (3, 3), (4, 3), (4, 4), (5, 4), (5, 5), (6, 4), (6, 5), (6, 6)]
 
 
 def test_a_round_without_dropouts_is_two_exchanges_and_one_with_dropouts_three():

@@ -29,7 +29,7 @@ def upload_all(states, session, inputs):
     return {n: state for n, (state, _) in results.items()}, {n: sent for n, (_, sent) in results.items()}
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 5])
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 6])
 def test_every_dropout_pattern_opens_the_exact_sum_or_names_the_missing(n):
     least = min(n, 3)
     states, aggregator = set_up(make_terms(n, least, least - 2))
