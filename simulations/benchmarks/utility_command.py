@@ -50,7 +50,10 @@ def _cell(point: bench.Point) -> str:
 
 
 def draw(report: bench.Report, path: Path) -> None:
-    """The score against epsilon, one panel per data set; bars are standard errors."""
+    """The score against epsilon, one panel per data set; bars are standard errors.
+
+    A row has one colour in all panels, and the one legend has every row of any panel.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -61,15 +64,20 @@ def draw(report: bench.Report, path: Path) -> None:
         for axes, result in zip(panels, report.results, strict=True):
             plain = result.point(bench.NON_PRIVATE, None)
             axes.axhline(plain.mean, color="0.5", linestyle="--", label=bench.NON_PRIVATE)
-            for row in bench.ROWS:
+            for number, row in enumerate(bench.ROWS):
                 points = [point for point in result.points if point.row == row]
                 if points:
                     axes.errorbar(
                         [point.epsilon for point in points], [point.mean for point in points],
                         [point.standard_error for point in points], marker="o", capsize=3, label=row,
+                        color=f"C{number}",
                     )  # fmt: skip
             axes.set(xscale="log", xlabel="epsilon", ylabel=result.metric, title=result.problem)
             axes.set_xticks(bench.EPSILONS, [f"{epsilon:g}" for epsilon in bench.EPSILONS], minor=False)
             axes.minorticks_off()
-        panels[-1].legend(fontsize=7)
+        handles = {
+            label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        shown = [label for label in (bench.NON_PRIVATE, *bench.ROWS) if label in handles]
+        panels[-1].legend([handles[label] for label in shown], shown, fontsize=7)
         figure.savefig(path)
