@@ -43,12 +43,16 @@ class Convolution:
         (g,) = gradients
         if g is None:
             return (None,), []
+        return (self._derive(x, g, weight, 0) if wanted[0] else None,), self.entries(x, g)
+
+    def entries(self, x: Tensor, g: Tensor) -> list[Entry]:
+        """One for each trainable parameter; g [n, m, ...]: the gradient of the output."""
         entries: list[Entry] = []
         if self.weight.requires_grad:
-            entries.append(self._entry(x, g, weight))
+            entries.append(self._entry(x, g, self.weight.detach()))
         if self.bias is not None and self.bias.requires_grad:
             entries.append(PerRecord(self.bias, g.flatten(2).sum(2)))
-        return (self._derive(x, g, weight, 0) if wanted[0] else None,), entries
+        return entries
 
     def _derive(self, x: Tensor, g: Tensor, weight: Tensor, of: int) -> Tensor:
         """The gradient of the input (of = 0) or of the weight (1), summed over the batch."""
@@ -141,8 +145,8 @@ class Parts:
         return plus(total, value.view(parts, *rest).permute(self.order).reshape(self.parameter.shape))
 
 
-def forward(layer: Convolutional, book: Book, x: Tensor) -> Tensor:
-    """The layer's output, its gradients recorded."""
+def operation(layer: Convolutional, x: Tensor) -> tuple[Convolution, Tensor]:
+    """What the layer computes, and of what: x, padded here where the operation cannot do it."""
     dimensions = len(layer.kernel_size)
     if x.dim() != dimensions + 2:
         raise PrivacyError("a convolution got a record without a batch dimension", fix="give the model batches")
@@ -152,8 +156,12 @@ def forward(layer: Convolutional, book: Book, x: Tensor) -> Tensor:
     if mode != "constant" or before != after:
         ends = [side for pair in reversed(list(zip(before, after, strict=True))) for side in pair]
         x, padding = F.pad(x, ends, mode), (0,) * dimensions
-    operation = Convolution(layer.weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups)
-    return book.apply(operation, x)[0]
+    return Convolution(layer.weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups), x
+
+
+def forward(layer: Convolutional, book: Book, x: Tensor) -> Tensor:
+    """The layer's output, its gradients recorded."""
+    return book.apply(*operation(layer, x))[0]
 
 
 def _padding(layer: Convolutional) -> tuple[list[int], list[int]]:

@@ -79,16 +79,24 @@ class Lookup:
         wanted: Sequence[bool],  # noqa: ARG002 - ids have no gradient
     ) -> tuple[Gradients, list[Entry]]:
         (ids,), (g,) = saved, gradients
-        if g is None or not self.weight.requires_grad:
-            return (None,), []
+        return (None,), [] if g is None else self.entries(ids, g)
+
+    def entries(self, ids: Tensor, g: Tensor) -> list[Entry]:
+        """That of the table, if it is trainable; g [n, ..., d]: the gradient of the output."""
+        if not self.weight.requires_grad:
+            return []
         ids = ids.reshape(len(ids), ids[:1].numel())
-        return (None,), [Rows(self.weight, ids, g.reshape(*ids.shape, g.shape[-1]), self.unused)]
+        return [Rows(self.weight, ids, g.reshape(*ids.shape, g.shape[-1]), self.unused)]
+
+
+def operation(layer: nn.Embedding, ids: Tensor) -> tuple[Lookup, Tensor]:
+    """What the layer computes, and of what."""
+    return Lookup(layer.weight, -1 if layer.padding_idx is None else layer.padding_idx), ids
 
 
 def forward(layer: nn.Embedding, book: Book, ids: Tensor) -> Tensor:
     """The layer's output, its gradients recorded."""
-    unused = -1 if layer.padding_idx is None else layer.padding_idx
-    return book.apply(Lookup(layer.weight, unused), ids)[0]
+    return book.apply(*operation(layer, ids))[0]
 
 
 def check(layer: nn.Embedding) -> None:

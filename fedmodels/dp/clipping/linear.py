@@ -27,6 +27,10 @@ class Dense:
         (g,) = gradients
         if g is None:
             return (None,), []
+        return (g @ weight if wanted[0] else None,), self.entries(x, g)
+
+    def entries(self, x: Tensor, g: Tensor) -> list[Entry]:
+        """One for each trainable parameter; g [n, ..., m]: the gradient of the output."""
         positions = prod(x.shape[1:-1])
         a, b = x.reshape(len(x), positions, x.shape[-1]), g.reshape(len(g), positions, g.shape[-1])
         entries: list[Entry] = []
@@ -34,11 +38,16 @@ class Dense:
             entries.append(matrix_entry(self.weight, a, b))
         if self.bias is not None and self.bias.requires_grad:
             entries.append(PerRecord(self.bias, b.sum(1)))
-        return (g @ weight if wanted[0] else None,), entries
+        return entries
+
+
+def operation(layer: nn.Linear, x: Tensor) -> tuple[Dense, Tensor]:
+    """What the layer computes, and of what."""
+    if x.dim() < 2:
+        raise PrivacyError("a dense layer got a record without a batch dimension", fix="give the model batches")
+    return Dense(layer.weight, layer.bias), x
 
 
 def forward(layer: nn.Linear, book: Book, x: Tensor) -> Tensor:
     """The layer's output, its gradients recorded."""
-    if x.dim() < 2:
-        raise PrivacyError("a dense layer got a record without a batch dimension", fix="give the model batches")
-    return book.apply(Dense(layer.weight, layer.bias), x)[0]
+    return book.apply(*operation(layer, x))[0]
