@@ -87,11 +87,11 @@ def train_private(
 ) -> LocalUpdate:
     """`plan.steps_per_release` DP-SGD steps from the global model `start` on the training records of one hospital.
 
-    declared_size: the hospital's public size, which gives the divisor q * declared_size; the true number of patients
-    is used for nothing. Randomness comes from the operating system alone. canaries: of an audit, which trains their
-    free coordinates as weights that start at zero, so that the change is [D + width].
+    declared_size: the hospital's public size, which gives the divisor (`Plan.expected_batch`); the true number of
+    patients is used for nothing. Randomness comes from the operating system alone. canaries: of an audit, which trains
+    their free coordinates as weights that start at zero, so that the change is [D + width].
     """
-    private = _Private(study, start, data, plan, plan.sampling_rate * declared_size, canaries)
+    private = _Private(study, start, data, plan, plan.expected_batch(declared_size), canaries)
     if canaries:
         start = np.concatenate([start, np.zeros(canaries.width, np.float32)])
     for _ in range(plan.steps_per_release):

@@ -102,7 +102,7 @@ class GradientPacking:
     @cached_property
     def lattice(self) -> Lattice:
         hospitals = len(self.sizes)
-        expected = self.plan.sampling_rate * max(self.sizes.values())
+        expected = self.plan.expected_batch(max(self.sizes.values()))
         largest = min(
             expected + 6.0 * math.sqrt(expected) + 10.0,
             _LATTICE_WORDS / (2 * hospitals * _FINENESS * math.sqrt(self.parameters)),
@@ -134,7 +134,7 @@ class GradientPacking:
 
     def unpack(self, total: Vector, hospitals: tuple[str, ...]) -> MeanUpdate:
         """Minus the mean gradient: the sum divided by the public expected batch of these hospitals together."""
-        expected = self.plan.sampling_rate * sum(self.sizes[hospital] for hospital in hospitals)
+        expected = self.plan.expected_batch(sum(self.sizes[hospital] for hospital in hospitals))
         deviation = self.mechanism(len(hospitals)).share_sigma * math.sqrt(len(hospitals)) / self.lattice.scale
         noise_norm = deviation * math.sqrt(self.parameters) / expected
         return MeanUpdate(-self.lattice.decode(total) / expected, noise_norm=noise_norm)

@@ -129,7 +129,8 @@ def _privacy(study: Study, asked: dict[str, int]) -> dict[str, Any]:
     """What this run promises to a patient of each hospital, and whom from. What counts over several runs is the
     hospital's own ledger, which this does not know."""
     privacy, plan = study.privacy, plan_for(study)
-    common: dict[str, Any] = {"scope": "this run only", "unit": privacy.unit, "adjacency": privacy.adjacency}
+    promised = plan or privacy
+    common: dict[str, Any] = {"scope": "this run only", "unit": promised.unit, "adjacency": promised.adjacency}
     if plan is None:
         return {**common, "observer": study.observer,
                 "delta": None, "epsilon": dict.fromkeys(asked), "steps": 0}  # fmt: skip

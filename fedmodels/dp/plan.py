@@ -1,7 +1,8 @@
 """The privacy plan of a study: mechanism and accounting event in one frozen value.
 
-Whoever trains takes sampling rate, clip and noise from the plan; whoever charges a ledger takes the event from the same
-plan; neither can be had without the other. Everything in it follows from the public study file alone.
+Whoever trains takes sampling rate, clip, noise and divisor from the plan; whoever charges a ledger takes the event from
+the same plan; neither can be had without the other. Everything in it follows from the public study file alone, but for
+the public declared size that a divisor is made from.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from functools import lru_cache
 from typing import Literal
 
 from fedmodels.dp.accounting import SampledGaussian, calibrate, epsilon_upper
+from fedmodels.errors import PrivacyError
 from fedmodels.study import Study
 
 
@@ -23,7 +25,8 @@ class Plan:
 
     clip: bound C on the L2 norm of one patient's gradient; noise_multiplier: standard deviation of the noise that is
     certain, in units of the sensitivity; releases: uploads, planned retries included; steps_per_release: DP-SGD steps
-    between two uploads, 1 in mode `distributed`.
+    between two uploads, 1 in mode `distributed`. unit, adjacency: what sampler, clip and accountant are made for, and
+    the only ones there are; `PrivacyError` for any other.
     """
 
     sampling_rate: float
@@ -33,6 +36,25 @@ class Plan:
     releases: int
     delta: float
     mode: Literal["local", "distributed"] = "local"
+    unit: Literal["patient"] = "patient"
+    adjacency: Literal["add-remove"] = "add-remove"
+
+    def __post_init__(self) -> None:
+        if (self.unit, self.adjacency) != ("patient", "add-remove"):
+            raise PrivacyError(
+                f"nothing here is accounted for with unit {self.unit!r} and adjacency {self.adjacency!r}",
+                where="privacy",
+                fix='take unit "patient" and adjacency "add-remove"; `adjacency` has bounds for replaced patients',
+            )
+
+    def expected_batch(self, patients: int) -> float:
+        """The divisor of a mean gradient: q times a public number of patients, one hospital's or several together.
+
+        The true number of patients must be used for nothing: a divisor by it tells it, whatever epsilon says.
+        """
+        if patients < 1:
+            raise PrivacyError(f"{patients} patients are no public size to divide by", fix="declare at least 1")
+        return self.sampling_rate * patients
 
     def event(self, releases: int) -> SampledGaussian:
         """The accounting event of this many uploads of training rounds."""
@@ -54,7 +76,10 @@ def plan_for(study: Study) -> Plan | None:
         return None
     releases = training.rounds + study.federation.max_retries
     noise = _noise(training.batch_rate, releases * training.local_steps, privacy.epsilon, privacy.delta)
-    return Plan(training.batch_rate, privacy.clip, noise, training.local_steps, releases, privacy.delta, privacy.mode)
+    return Plan(
+        training.batch_rate, privacy.clip, noise, training.local_steps, releases, privacy.delta, privacy.mode,
+        privacy.unit, privacy.adjacency,
+    )  # fmt: skip
 
 
 _noise = lru_cache(maxsize=64)(calibrate)

@@ -141,7 +141,7 @@ class Campaign:
         packing, name = self._packing, self._sites[hospital].name
         if isinstance(packing, GradientPacking):
             return packing.lattice.decode(vector)
-        divisor = self.plan.sampling_rate * self.roster.sizes[name]
+        divisor = self.plan.expected_batch(self.roster.sizes[name])
         scale = divisor / self.study.training.learning_rate / float(np.linalg.norm(self._weights))
         return -packing.unpack(vector, (name,)).update * scale
 

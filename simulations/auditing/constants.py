@@ -64,7 +64,7 @@ def _contribution(study: Study, plan: Plan, data: Dataset, uniform: float | None
         return float(gradient_packing(study, roster, plan, model.size + 1).lattice.decode(vector)[-1]) / plan.clip
     change = float(update_packing(study, roster, model.size + 1).unpack(vector, ("h0",)).update[-1])
     weights = step_weights(study.training, plan)
-    divisor = plan.sampling_rate * _DECLARED
+    divisor = plan.expected_batch(_DECLARED)
     return -change * divisor / study.training.learning_rate / float(weights.sum()) / plan.clip
 
 

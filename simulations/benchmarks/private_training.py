@@ -67,7 +67,7 @@ def train_distributed(study: Study, parts: Parts) -> Weights:
 def train_pooled_private(study: Study, parts: Parts) -> Weights:
     """Private SGD (Abadi et al. 2016) on everybody's records in one place, with a study of mode `distributed`."""
     plan, data = _plan(study), pool(parts, TRAIN)
-    expected, source = plan.sampling_rate * sum(roster_of(parts).sizes.values()), SecureSource()
+    expected, source = plan.expected_batch(sum(roster_of(parts).sizes.values())), SecureSource()
 
     def update(_: int, model: npt.NDArray[np.float32]) -> MeanUpdate:
         deviation = plan.noise_multiplier * plan.clip
