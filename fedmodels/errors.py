@@ -65,6 +65,16 @@ class RemoteProtocolError(ProtocolError):
     """A peer sent something that the protocol does not allow."""
 
 
+class WrongShares(RemoteProtocolError):
+    """A `recover` round opens nothing because hospitals lied in step B. `liars` are those that are proven to have: the
+    next session is without them. Where it cannot be said who lied there are none, and `where` names who may have."""
+
+    def __init__(self, liars: tuple[str, ...], what: str, *, where: str = "", fix: str = "") -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.liars = liars
+        self.args = (liars, what, where, fix)
+
+
 class RoundAborted(ProtocolError):
     """A round opens nothing because hospitals are missing. `missing` are their names, in roster order."""
 

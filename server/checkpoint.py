@@ -30,8 +30,8 @@ _MOMENTS = ("average", "first", "second")
 @dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A run after its set-up or after a round. keys: the signed keys of all hospitals; next_session: of secure
-    aggregation; asked: training uploads that each hospital may have charged; line: of the last round; lost: sessions
-    that were opened since."""
+    aggregation; asked: training uploads that each hospital may have charged; line: of the last round; liars: hospitals
+    that are left out; lost: sessions that were opened since."""
 
     run_id: bytes
     keys: bytes
@@ -42,6 +42,7 @@ class Checkpoint:
     dropouts: tuple[Dropout, ...]
     seconds: Mapping[str, float]
     line: RoundLine | None = None
+    liars: tuple[str, ...] = ()
     lost: int = 0
 
     @property
@@ -62,6 +63,7 @@ class _About(Strict, frozen=True):
     seconds: dict[str, float]
     line: RoundLine | None
     steps: int
+    liars: tuple[str, ...] = ()
 
 
 class Journal:

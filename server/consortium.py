@@ -1,25 +1,25 @@
 """The hospitals of a run as the coordinator sees them: who is there, and the secure sums over them.
 
 The coordinator only ever holds signed public keys, masked vectors and their sums. Hospitals that fail to contribute are
-away until they answer again; a sum is asked of those who are present.
+away until they answer again; a sum is asked of those who are present. Those proven to have lied about the secrets of a
+`recover` round are left out from then on, whatever they answer.
 """
 
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from fedmodels import secagg, wire
-from fedmodels.errors import RemoteProtocolError, RoundAborted, RunError
+from fedmodels.errors import RemoteProtocolError, RoundAborted, RunError, WrongShares
 from fedmodels.study import Roster, Study
 from server.checkpoint import Checkpoint, Journal
 from server.exchange import NODE_FAILED, NODE_LOST, Answer, Exchange
 from server.heads import Heads
 from server.kept import Kept
-from server.records import Dropout
+from server.records import Clock, Dropout
 
 _NODE_POLL_SECONDS = 0.2
 _RUN_ID_BYTES = 16
@@ -27,19 +27,6 @@ _QUICK_SECONDS = 30.0  # for an answer that needs no work at the hospital
 
 Vector = npt.NDArray[np.uint32]
 Session = secagg.Session | secagg.RecoverSession
-
-
-@dataclass
-class Clock:
-    """Where the wall time of a run goes: see `Seconds`."""
-
-    totals: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "aggregation": 0.0, "waiting": 0.0})
-
-    def spend(self, purpose: str, since: float) -> float:
-        """Book the time since `since` under `purpose`; returns now."""
-        now = time.monotonic()
-        self.totals[purpose] += now - since
-        return now
 
 
 class Consortium:
@@ -52,6 +39,7 @@ class Consortium:
         self._nodes: dict[str, int] = {}
         self._away: set[str] = set()
         self._informed: set[str] = set()  # hospitals that have all keys
+        self.liars: set[str] = set()  # away for the rest of the run
         self.dropouts: list[Dropout] = []
         self.asked = dict.fromkeys(roster.sizes, 0)  # training uploads that each hospital may have charged
         self.clock = Clock()
@@ -83,6 +71,7 @@ class Consortium:
         terms = wire.terms(self._study, self._roster, checkpoint.run_id)
         self._aggregator = secagg.resume(terms, checkpoint.keys, checkpoint.next_session)
         self._away = set(self._roster.sizes)
+        self.liars = set(checkpoint.liars)
         self.dropouts, self.asked = list(checkpoint.dropouts), dict(checkpoint.asked)
         self.clock.totals.update(checkpoint.seconds)
 
@@ -112,7 +101,7 @@ class Consortium:
     def _greet(self, answer: Answer) -> str:
         """Take one answer to the set-up request; returns what is wrong with it. A lost answer is asked for again."""
         if not isinstance(answer.reply, wire.SetupReply):
-            return reason(answer) if isinstance(answer.reply, wire.Refusal) else ""
+            return answer.reason if isinstance(answer.reply, wire.Refusal) else ""
         hospital, known = answer.reply.hospital, self._nodes.get(answer.reply.hospital, answer.node)
         try:
             self._heads.check(hospital, answer.reply.head)
@@ -132,10 +121,17 @@ class Consortium:
         again: a round is run again, for which those who are away are asked only if the others are too few.
 
         Too few are less than `min_contributors` (`recover`: the threshold); without privacy, where a `retry` round is
-        over the whole roster, any less than all. `RunError` where they are still too few after the study's time-out.
+        over the whole roster, any less than all. `RunError` where they are still too few after the study's time-out,
+        and at once where too few are left beside those who lied.
         """
         start = time.monotonic()
         least, limit = self._least, self._study.federation.timeout_seconds
+        if (left := len(self._roster.sizes) - len(self.liars)) < least:
+            raise RunError(
+                f"only {left} hospitals may still take part, {least} are needed for a sum",
+                where=f"left out because they gave wrong shares: {', '.join(sorted(self.liars))}",
+                fix="find out at these hospitals what happened, then start a new run",
+            )
         if self._away and not again:
             self._ask_away()
         while len(self.present) < least and time.monotonic() - start < limit:
@@ -158,8 +154,9 @@ class Consortium:
 
     def _ask_away(self) -> None:
         """Ask the nodes of those who are away, and, in a resumed run, nodes of which it is not known whose they are."""
-        unknown = self._away - self._nodes.keys()
-        known = [self._nodes[name] for name in sorted(self._away - unknown)]
+        away = self._away - self.liars
+        unknown = away - self._nodes.keys()
+        known = [self._nodes[name] for name in sorted(away - unknown)]
         strangers = set(self._exchange.nodes()) - set(self._nodes.values()) if unknown else set()
         request = wire.PresenceRequest(self.run_id)
         for answer in self._exchange.ask(dict.fromkeys([*known, *sorted(strangers)], request), _QUICK_SECONDS):
@@ -193,12 +190,15 @@ class Consortium:
             except RoundAborted as error:
                 self._lose(error.missing, number, kind, reasons)
                 raise
+            except WrongShares as error:
+                self.liars |= set(error.liars)
+                reasons |= dict.fromkeys(error.liars, f"it gave {error.what}")
+                self._lose(_dropped(session) + error.liars, number, kind, reasons)
+                raise
             finally:
                 self._heads.keep()
-        contributors = self.present
-        if isinstance(session, secagg.RecoverSession):
-            contributors = session.survivors
-            self._lose(session.dropped, number, kind, reasons)
+        contributors = session.survivors if isinstance(session, secagg.RecoverSession) else self.present
+        self._lose(_dropped(session), number, kind, reasons)
         return total, contributors
 
     def _open(self, kind: wire.Kind, number: int, model: npt.NDArray[np.float32], words: int) -> Session:
@@ -256,7 +256,7 @@ class Consortium:
     def _add(self, session: Session, answer: Answer, name: str) -> str:
         """Add a contribution; returns why it could not be, or an empty string."""
         if not isinstance(answer.reply, wire.ContributeReply) or answer.array is None:
-            return reason(answer)
+            return answer.reason
         try:
             self._heads.check(name, answer.reply.head)
             session.add(answer.reply.header, answer.array)
@@ -284,19 +284,17 @@ class Consortium:
         self.dropouts += [Dropout(number, kind, name, reasons[name] or "no answer in time") for name in names]
 
 
+def _dropped(session: Session) -> tuple[str, ...]:
+    """Whose uploads are not in what the session opens; in a `retry` session, that is nobody."""
+    return session.dropped if isinstance(session, secagg.RecoverSession) else ()
+
+
 def _answer(session: secagg.RecoverSession, answer: Answer) -> str:
     """Take what a hospital reveals; returns why it could not be, or an empty string."""
     if not isinstance(answer.reply, wire.UnmaskReply):
-        return reason(answer)
+        return answer.reason
     try:
         session.answer(answer.reply.message)
     except RemoteProtocolError as error:
         return error.what
     return ""
-
-
-def reason(answer: Answer) -> str:
-    """Why an answer is not the one that was asked for."""
-    if isinstance(answer.reply, wire.Refusal):
-        return f"refused: {answer.reply.rule}"
-    return answer.problem or "it answered something else than it was asked"

@@ -26,6 +26,13 @@ class Answer:
     array: npt.NDArray[np.uint32] | None
     problem: str = ""
 
+    @property
+    def reason(self) -> str:
+        """Why it is not the answer that was asked for."""
+        if isinstance(self.reply, wire.Refusal):
+            return f"refused: {self.reply.rule}"
+        return self.problem or "it answered something else than it was asked"
+
 
 class Exchange:
     """The hospitals that a grid reaches, by node id.

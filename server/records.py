@@ -1,6 +1,7 @@
 """What the coordinator notes about a run: finished rounds, dropouts, time."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from fedmodels import wire
 
@@ -35,3 +36,16 @@ class Seconds:
     training: float = 0.0
     aggregation: float = 0.0
     waiting: float = 0.0
+
+
+@dataclass
+class Clock:
+    """Where the wall time of a run goes: see `Seconds`."""
+
+    totals: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "aggregation": 0.0, "waiting": 0.0})
+
+    def spend(self, purpose: str, since: float) -> float:
+        """Book the time since `since` under `purpose`; returns now."""
+        now = time.monotonic()
+        self.totals[purpose] += now - since
+        return now

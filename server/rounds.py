@@ -1,7 +1,8 @@
 """A run of a study at the coordinator: training rounds, retries, server optimiser, evaluation.
 
 A `retry` round opens over all hospitals that were asked, or not at all; it is then run again without those that stayed
-away, with fresh training. A `recover` round opens over those who did not drop out.
+away, with fresh training. A `recover` round opens over those who did not drop out; where a hospital lied about mask
+secrets it opens nothing, and is run again without those who are proven to have.
 """
 
 import time
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmodels.dp.plan import plan_for
-from fedmodels.errors import RoundAborted, RunError
+from fedmodels.errors import RoundAborted, RunError, WrongShares
 from fedmodels.evaluation.counts import Integers
 from fedmodels.evaluation.summary import Summary, summarise
 from fedmodels.models.registry import build_model, division
@@ -117,7 +118,7 @@ class Coordinator:
                 try:
                     mean, hospitals = self._train(number)
                     break
-                except RoundAborted as error:
+                except (RoundAborted, WrongShares) as error:
                     self._check_repeat(error)
                     self._retries, again = self._retries - 1, True
             line = self._advance(number, mean, hospitals, start)
@@ -139,10 +140,11 @@ class Coordinator:
                 dropouts=tuple(consortium.dropouts),
                 seconds=consortium.clock.totals,
                 line=line,
+                liars=tuple(sorted(consortium.liars)),
             )
         )
 
-    def _check_repeat(self, error: RoundAborted) -> None:
+    def _check_repeat(self, error: RoundAborted | WrongShares) -> None:
         """Raise `RunError` unless an aborted round may be run again."""
         if not self._may_repeat:
             fix = "without privacy a `recover` round is never run twice (sums could be subtracted): start a new run"
@@ -153,7 +155,8 @@ class Coordinator:
             )
         else:
             return
-        raise RunError(error.what, where=f"{error.where} ({self._consortium.dropouts[-1].reason})", fix=fix)
+        why = f" ({self._consortium.dropouts[-1].reason})" if isinstance(error, RoundAborted) else ""
+        raise RunError(error.what, where=error.where + why, fix=fix)
 
     @property
     def _may_repeat(self) -> bool:
@@ -193,7 +196,7 @@ class Coordinator:
             try:
                 self._consortium.gather()
                 total, hospitals = self._consortium.sum("evaluate", self.study.training.rounds, model, words)
-            except (RoundAborted, RunError):
+            except (RoundAborted, WrongShares, RunError):
                 continue
             evaluated = evaluate(self.study, unpack_counts(total, self.roster), len(hospitals))
             break

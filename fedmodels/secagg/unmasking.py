@@ -5,12 +5,12 @@ that fails *after* its upload has to come out of that sum again; its masked vect
 the caller (`Recall`), who keeps the uploads of a session wherever there is room, such as a folder on the disk.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from fedmodels.errors import RemoteProtocolError, RoundAborted
+from fedmodels.errors import RemoteProtocolError, RoundAborted, WrongShares
 from fedmodels.secagg.aggregator import Aggregator, bind
+from fedmodels.secagg.blame import liars
 from fedmodels.secagg.keystream import Vector, add_masks
 from fedmodels.secagg.messages import (
     Pairs,
@@ -92,8 +92,8 @@ class RecoverSession:
         """End the present stage: requests for the next one, by hospital; none once the sum is open.
 
         Raises `RoundAborted` with all hospitals that are missing where too few are left. Answers to step B that come
-        after that are still taken, and `advance` may be tried again. `RemoteProtocolError` names hospitals that lied
-        in step B.
+        after that are still taken, and `advance` may be tried again. `WrongShares` says that hospitals lied in step
+        B, and which of them are proven to have.
         """
         if self._stage == _UPLOAD:
             self._drop((), recall)
@@ -190,17 +190,26 @@ class RecoverSession:
         add_masks(self._uploads.sum, plus, minus, in_place=True)
         self._stage = _OPEN
 
-    def _lie(self, wrong: Mapping[int, frozenset[int]]) -> RemoteProtocolError:
-        pairs = [
+    def _lie(self, wrong: Mapping[int, frozenset[int]]) -> WrongShares:
+        """The error for these wrong shares, by the place of their dealer among the survivors.
+
+        No honest hospital is among its `liars` while at most c = `max_colluding` hospitals lie (one, where c is 0), and
+        no more than half of the answers beyond the threshold: what the decoder of the shares can correct.
+        """
+        pairs = {
             frozenset({self.survivors[dealer], self._contributors[place - 1]})
             for dealer, places in wrong.items()
             for place in places
-        ]
-        liars = "".join(f", hospital {name}" for name in _liars(pairs))
-        return RemoteProtocolError(
-            "wrong shares of self masks" + ("" if liars else ", and too few answers to tell whose they are"),
-            where=f"{self._uploads.where}, {self._stage}{liars}",
-            fix="leave out the hospitals that are named and run the round again, with fresh training",
+        }
+        bearable = (len(self._shares) - self._threshold) // 2
+        proven = liars(pairs, min(max(1, self._terms.max_colluding), bearable), bearable)
+        unsure = sorted(" or ".join(sorted(pair)) for pair in pairs if not pair & set(proven))
+        named = "".join(f", hospital {name}" for name in (*proven, *unsure))
+        return WrongShares(
+            proven,
+            "wrong shares of self masks" + ("" if named else ", and too few answers to tell whose they are"),
+            where=f"{self._uploads.where}, {self._stage}{named}",
+            fix="run the round again without the hospitals that lied, with fresh training and a new session number",
         )
 
     def result(self) -> Vector:
@@ -219,16 +228,3 @@ def open_recovery(
     request = RecoverRequest(session, tuple(sorted(contributors)))
     bound = bind(state, request, model_digest, words)
     return replace(state, next_session=session + 1), RecoverSession(state.terms, request, bound, words)
-
-
-def _liars(pairs: list[frozenset[str]]) -> list[str]:
-    """Whose fault wrong shares are, given the {dealer, holder} of each: whoever has part in most of them, until all
-    are explained. A single one may be its dealer's or its holder's fault: both are named."""
-    liars: list[str] = []
-    while pairs:
-        ((name, count),) = Counter(name for pair in pairs for name in sorted(pair)).most_common(1)
-        if count == 1:
-            return liars + [" or ".join(sorted(pair)) for pair in pairs]
-        liars.append(name)
-        pairs = [pair for pair in pairs if name not in pair]
-    return liars

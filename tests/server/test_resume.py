@@ -174,7 +174,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
     line = RoundLine(7, ("a", "b"), None, 0.1, 3, 1.5, 2.0)
     before = Checkpoint(
         b"r" * 16, b"keys", 9, ServerState(model, average, first, second, 7), 2, {"a": 8, "b": 8},
-        (Dropout(3, "train", "b", "no answer in time"),), {"training": 0.5}, line,
+        (Dropout(3, "train", "b", "no answer in time"),), {"training": 0.5}, line, ("b",),
     )  # fmt: skip
     journal = Journal(tmp_path, tmp_path / "heads.json")
     journal.save(before)
@@ -184,6 +184,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert (after.asked, after.dropouts, after.seconds, after.line) == (
         {"a": 8, "b": 8}, before.dropouts, {"training": 0.5}, line
     )  # fmt: skip
+    assert after.liars == ("b",)
     for name in ("model", "average", "first", "second"):
         assert np.array_equal(getattr(after.state, name), getattr(before.state, name))
     journal.open_session(11)  # two sessions were opened after the checkpoint
