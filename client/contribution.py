@@ -60,6 +60,7 @@ def update_vector(
     if plan.mode == "distributed":
         gradient = gradient_sum(study, model, data, plan, canaries)
         packing = gradient_packing(study, roster, plan, gradient.size)
+        packing.check_room(task.contributors)
         vector = packing.pack(gradient, task.contributors, SecureSource())
     else:
         size = roster.sizes[hospital]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from fedmodels.dp.lattice_noise import LatticeMechanism, certain_shares_recover, certain_shares_retry
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource
+from fedmodels.errors import LocalProtocolError
 from fedmodels.evaluation.counts import Layout
 from fedmodels.evaluation.noise import Noise
 from fedmodels.secagg import Lattice
@@ -99,17 +100,21 @@ class GradientPacking:
     def words(self) -> int:
         return self.parameters
 
+    @property
+    def _largest(self) -> float:
+        """The largest sum of a hospital that there is room for beside the noise, in clips."""
+        expected = self.plan.expected_batch(max(self.sizes.values()))
+        return min(
+            expected + 6.0 * math.sqrt(expected) + 10.0,
+            _LATTICE_WORDS / (2 * len(self.sizes) * _FINENESS * math.sqrt(self.parameters)),
+        )
+
     @cached_property
     def lattice(self) -> Lattice:
         hospitals = len(self.sizes)
-        expected = self.plan.expected_batch(max(self.sizes.values()))
-        largest = min(
-            expected + 6.0 * math.sqrt(expected) + 10.0,
-            _LATTICE_WORDS / (2 * hospitals * _FINENESS * math.sqrt(self.parameters)),
-        )
         share = self.plan.noise_multiplier / math.sqrt(self._fewest_shares)
         noise = _NOISE_DEVIATIONS * share * math.sqrt(hospitals)
-        return Lattice(self.plan.clip * (largest + noise / hospitals), hospitals)
+        return Lattice(self.plan.clip * (self._largest + noise / hospitals), hospitals)
 
     @property
     def _fewest_shares(self) -> int:
@@ -126,6 +131,20 @@ class GradientPacking:
         return LatticeMechanism(
             plan.sampling_rate, plan.clip, plan.noise_multiplier, self.parameters, self.lattice.scale, shares
         )
+
+    def check_room(self, contributors: int) -> None:
+        """Raise `LocalProtocolError` where a sum of this many hospitals' vectors could wrap around.
+
+        Not while every hospital's sum is within `_largest` clips and their noise within `LatticeMechanism.headroom`.
+        The lattice is made so that there is room for both, for any plan; this is the contributor's own check of that.
+        """
+        headroom = self.mechanism(contributors).headroom(contributors)
+        if Lattice(self.plan.clip * self._largest, contributors, headroom).scale < self.lattice.scale:
+            raise LocalProtocolError(
+                f"the gradients and the noise of {contributors} hospitals could make their sum wrap around",
+                where="encoding",
+                fix="plan less noise or a smaller batch rate, or let more hospitals take part",
+            )
 
     def pack(self, gradient: npt.NDArray[np.float64], contributors: int, source: SecureSource) -> Vector:
         """[D] uint32: the encoded sum of clipped gradients and this hospital's share of the noise."""

@@ -86,7 +86,7 @@ class Coordinator:
             return update_packing(self.study, self.roster, parameters)
         packing = gradient_packing(self.study, self.roster, self._plan, parameters)
         for contributors in (self.study.federation.min_contributors, len(self.roster.sizes)):
-            packing.mechanism(contributors)  # noise that no lattice can hold is refused before anything is charged
+            packing.check_room(contributors)  # noise that no lattice can hold is refused before anything is charged
         return packing
 
     def resume(self, checkpoint: Checkpoint) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedmodels import packing as packings
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource
-from fedmodels.errors import PrivacyError
+from fedmodels.errors import LocalProtocolError, PrivacyError
 from fedmodels.packing import GradientPacking, UpdatePacking
 
 PLAN = Plan(
@@ -126,6 +126,18 @@ def test_no_sum_wraps_around_and_the_lattice_stays_fine_for_any_plan(packing: Gr
     """None of these plans is refused, either."""
     assert fits(packing)
     assert is_fine(packing) or not noise_is_small(packing)
+    for members in (max(packing.min_contributors, packing.threshold or 0), len(packing.sizes)):
+        packing.check_room(members)
+
+
+@pytest.mark.parametrize("contributors", [3, 4])
+def test_where_a_sum_could_wrap_around_there_is_no_room(monkeypatch: pytest.MonkeyPatch, contributors: int) -> None:
+    """A lattice that leaves no room for noise, and one as it should be: the same check says no and yes."""
+    plan = replace(PLAN, noise_multiplier=3.0, sampling_rate=1e-6)
+    replace(PACKING, plan=plan).check_room(contributors)
+    monkeypatch.setattr(packings, "_NOISE_DEVIATIONS", 0)
+    with pytest.raises(LocalProtocolError, match=f"noise of {contributors} hospitals .* wrap around"):
+        replace(PACKING, plan=plan).check_room(contributors)
 
 
 def test_a_lattice_without_room_for_noise_or_too_coarse_a_one_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,21 @@ def test_a_hospital_without_patients_contributes_noise_of_the_same_size(monkeypa
     assert rest() > 0.1
 
 
+def test_a_hospital_refuses_to_contribute_where_the_sum_could_wrap_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a lattice that leaves no room for noise; without the check the vector would leave."""
+    plan = replace(EVERYONE, noise_multiplier=3.0, sampling_rate=1e-6)
+
+    def contributes() -> bool:
+        return bool(Hospitals(SMALL, plan=plan).vector("h00", nobody(SMALL), 4).any())
+
+    assert contributes()
+    monkeypatch.setattr(packing, "_NOISE_DEVIATIONS", 0)
+    with pytest.raises(LocalProtocolError, match="wrap around"):
+        contributes()
+    monkeypatch.setattr(packing.GradientPacking, "check_room", lambda *_: None)
+    assert contributes()
+
+
 def test_one_more_patient_changes_nothing_but_by_its_own_clipped_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """320 or 321 patients, noise equal. The controls: sums, and noise, that depend on how many there are."""
     hospitals = Hospitals(SMALL, plan=EVERYONE)
