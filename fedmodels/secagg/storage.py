@@ -166,17 +166,26 @@ def load(data: bytes) -> State:
     Never load an older dump than the last one: it would mask a second vector with the same keys, or release the other
     kind of secret for a hospital.
     """
-    check, body = data[:KEY_BYTES], data[KEY_BYTES:]
-    try:
-        stored = _DECODER.decode(body) if check == digest(Label.STATE, body) else None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        stored = None
-    state: State | None = stored.value() if stored is not None and _is_consistent(stored) else None
-    # Dumping again finds what a decoder lets pass: repeated fields, another order, integers longer than needed.
-    if state is None or dump(state) != data:
+    state = _state_in(data)
+    del data  # it holds keys, and a traceback may be shown with its local variables
+    if state is None:
         raise LocalProtocolError(
             "the stored protocol state is damaged or of another release",
             where="stored protocol state",
             fix="begin a new run; a state is never repaired or restored from a backup",
         )
     return state
+
+
+def _state_in(data: bytes) -> State | None:
+    """The state, None where this is no dump of one. No error leaves this frame: it holds the bytes of keys."""
+    check, body = data[:KEY_BYTES], data[KEY_BYTES:]
+    if check != digest(Label.STATE, body):
+        return None
+    try:
+        stored = _DECODER.decode(body)
+        state: State | None = stored.value() if _is_consistent(stored) else None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LocalProtocolError):
+        return None
+    # Dumping again finds what a decoder lets pass: repeated fields, another order, integers longer than needed.
+    return state if state is not None and dump(state) == data else None

@@ -5,8 +5,9 @@ Every statistical test stands beside a control that breaks the protection and mu
 
 import copy
 import pickle
-import traceback
 
+import key_text
+import msgspec
 import numpy as np
 import pytest
 from secagg_parties import (
@@ -26,7 +27,7 @@ from secagg_parties import (
 
 from fedmodels import secagg
 from fedmodels.errors import FedmodelsError, LocalProtocolError, RemoteProtocolError
-from fedmodels.secagg import contributor, primitives
+from fedmodels.secagg import contributor, primitives, storage
 from fedmodels.secagg.keystream import add_masks, checksum
 from fedmodels.secagg.messages import SessionRequest, decode, encode
 from fedmodels.secagg.primitives import Label, Secret, derive
@@ -169,12 +170,7 @@ def secrets_of(state):
 
 
 def shows(text, secrets):
-    """Whether the text holds a key as bytes, hexadecimal, list or integer."""
-    forms = []
-    for secret in secrets:
-        raw = secret.reveal()
-        forms += [repr(raw)[2:-1], raw.hex(), str(list(raw))[1:-1], str(int.from_bytes(raw, "big"))]
-    return any(form in text for form in forms)
+    return key_text.shows(text, [secret.reveal() for secret in secrets])
 
 
 def all_states():
@@ -217,15 +213,34 @@ def test_keys_show_neither_in_errors_nor_in_tracebacks_with_local_variables():
         lambda: secagg.upload(ready, ask(0, names(3)), MODEL, np.zeros(1, np.uint32)),
         lambda: secagg.upload(ready, ask(1, names(3)), MODEL, np.zeros(1)),
         lambda: secagg.load(secagg.dump(ready)[:-1] + b"!"),
+        lambda: secagg.load(stored_with(ready, min_contributors=1)),
+        lambda: secagg.load(stored_with(ready, study_digest=b"short")),
     ]
     for mistake in mistakes:
         with pytest.raises(FedmodelsError) as caught:
             mistake()
-        error = caught.value
-        trace = traceback.TracebackException.from_exception(error, capture_locals=True)
-        frames = [f for f in trace.stack if "fedmodels" in f.filename and not f.filename.endswith("storage.py")]
-        text = "\n".join([str(error), repr(error), *(str(frame.locals) for frame in frames)])
-        assert not shows(text, secrets_of(first) + secrets_of(ready))
+        assert not shows(key_text.with_locals(caught.value, __file__), secrets_of(first) + secrets_of(ready))
+
+
+def stored_with(state, **changes):
+    """A dump with a right digest and other terms."""
+    fields = msgspec.msgpack.decode(secagg.dump(state)[32:])
+    fields["terms"].update(changes)
+    body = msgspec.msgpack.encode(fields)
+    return primitives.digest(Label.STATE, body) + body
+
+
+def test_control_a_key_in_a_local_variable_of_a_frame_that_an_error_leaves_is_noticed(monkeypatch):
+    """An error while the bytes of a stored state are at hand, as `load` itself once raised it."""
+
+    def damaged(_):
+        raise LocalProtocolError("damaged")
+
+    ready = all_states()[-1]
+    monkeypatch.setattr(storage, "_state_in", damaged)
+    with pytest.raises(LocalProtocolError) as caught:
+        secagg.load(secagg.dump(ready))
+    assert shows(key_text.with_locals(caught.value, __file__), secrets_of(ready))
 
 
 def test_two_hospitals_with_the_same_ephemeral_key_do_not_agree_on_a_run():
