@@ -375,6 +375,18 @@ def test_autocast_and_copies_are_refused() -> None:
         copy.deepcopy(prepared.model)
 
 
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_matrix_products_of_shortened_factors_are_refused(precision: str) -> None:
+    prepared = prepare(nn.Linear(3, 1))
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with pytest.raises(PrivacyError, match="multiply matrices in"):
+            prepared.model(torch.randn(2, 3))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    prepared.model(torch.randn(2, 3))
+
+
 def test_without_gradients_the_stock_kernels_run() -> None:
     model = nn.LSTM(3, 4, batch_first=True)
     x = torch.randn(2, 5, 3)
