@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import torch
+
 from client.coordinator_check import Check, reach
 from client.data_check import records
 from client.keys import node_public_of
@@ -19,6 +21,7 @@ from client.site import Site
 from fedmodels.errors import FedmodelsError
 from fedmodels.files import read_text, write_synced
 from fedmodels.joining import parse_card
+from fedmodels.models.device import device
 
 _LEAST_BYTES, _ROOM_BYTES = 100 * 10**6, 10**9
 _PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==([0-9.]+)\.\*")
@@ -126,6 +129,12 @@ def _versions(site: Site) -> Iterator[Check]:  # noqa: ARG001 - one signature fo
         yield Check("versions", "ok", said)
 
 
+def _device(site: Site) -> Iterator[Check]:  # noqa: ARG001 - one signature for all
+    where = device()
+    name = f"{where}, {torch.cuda.get_device_name(where)}" if where.type == "cuda" else "the CPU"
+    yield Check("device", "ok", f"models are trained on {name}")
+
+
 def _network(site: Site) -> Iterator[Check]:
     if site.invitation is None:
         yield Check("network", "warn", "not checked: not connected to a coordinator")
@@ -137,5 +146,6 @@ CHEAP: dict[str, Examination] = {"keys": _keys, "policy": _policy, "approval": _
 """What `client up` looks at before it starts."""
 
 ALL: dict[str, Examination] = {
-    **CHEAP, "versions": _versions, "network": _network, "data": records, "ledger": _ledger, "log": _log,
+    **CHEAP, "versions": _versions, "device": _device, "network": _network, "data": records, "ledger": _ledger,
+    "log": _log,
 }  # fmt: skip

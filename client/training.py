@@ -1,7 +1,8 @@
 """One hospital's local contribution to a training round: sample, train, and return the change of the model.
 
 With a plan every step is one DP-SGD step (Abadi et al. 2016) on a Poisson sample of patients; without one the same
-sampler feeds plain steps, repeatable by seed.
+sampler feeds plain steps, repeatable by seed. Model and batches are on `fedmodels.models.device.device()`; samples are
+drawn and images are changed on the CPU, and what is returned is there.
 """
 
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from fedmodels.dp.randomness import SecureSource
 from fedmodels.dp.sampling import PoissonSampler, SeededSource
 from fedmodels.models.augment import augmented
 from fedmodels.models.batches import to_tensors
+from fedmodels.models.device import device_of, image_format
 from fedmodels.models.losses import loss_fn
 from fedmodels.models.registry import model_with
 from fedmodels.models.weights import flatten
@@ -55,7 +57,8 @@ class _Private:
         self._study, self._data, self._source, self._canaries = study, data, SecureSource(), canaries
         model = _laid_out(model_with(study, start), study)
         self._prepared = prepared = prepare(model, study.training.augmentations)
-        self._chunk = min(_SINGLE_PRECISION, physical_batch(prepared, *_one_record(study, data)))
+        one = _one_record(study, data, device_of(prepared.model))
+        self._chunk = min(_SINGLE_PRECISION, physical_batch(prepared, *one))
         if canaries:
             canaries.attach(prepared)
         self.model = prepared.model.train()
@@ -119,13 +122,17 @@ def gradient_sum(
 
 
 def train_plain(study: Study, start: npt.NDArray[np.float32], data: Dataset, seed: tuple[int, ...]) -> LocalUpdate:
-    """`study.training.local_steps` steps without privacy; the same seed on the same data gives the same result."""
+    """`study.training.local_steps` steps without privacy.
+
+    The same seed on the same data gives the same result on the CPU; on CUDA sums may be in another order.
+    """
     model = _laid_out(model_with(study, start), study).train()
+    gpus = range(torch.cuda.device_count()) if device_of(model).type == "cuda" else ()  # all are given the seed
     optimizer = _optimizer(model, study.training)
     source = SeededSource(*seed)
     sampler = PoissonSampler(data.patients, study.training.batch_rate, _shares(study, data, len(data)))
     total, count, chunk = 0.0, 0, max(1, _PLAIN_BATCH // study.training.augmentations)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))  # dropout, augmentation
         for _ in range(study.training.local_steps):
             rows = sampler.draw(source)
@@ -143,26 +150,27 @@ def train_plain(study: Study, start: npt.NDArray[np.float32], data: Dataset, see
 def _backward(model: nn.Module, study: Study, batch: Dataset, scale: float = 1.0) -> float:
     """Gradients of scale * (sum of the records' losses, each the mean over its copies); returns the sum itself."""
     x, lengths = to_tensors(batch, study.input)
-    training = study.training
+    training, where = study.training, device_of(model)
     if isinstance(study.input, ImageInput):
-        x = augmented(x, training).contiguous(memory_format=torch.channels_last)
-    y = torch.from_numpy(batch.y).repeat_interleave(training.augmentations)
+        x = augmented(x, training).contiguous(memory_format=image_format(where))
+    x, lengths = x.to(where), None if lengths is None else lengths.to(where)
+    y = torch.from_numpy(batch.y).repeat_interleave(training.augmentations).to(where)
     loss = loss_fn(training.class_weights, "sum", training.focal_gamma)(model(x, lengths), y) / training.augmentations
     (loss * scale).backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
 
 def _laid_out(model: nn.Module, study: Study) -> nn.Module:
-    """Convolutions and pooling on the CPU take about a quarter less time with channels last; values stay the same."""
     if isinstance(study.input, ImageInput):
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.to(memory_format=image_format(device_of(model)))  # type: ignore[call-overload, no-any-return]
     return model
 
 
-def _one_record(study: Study, data: Dataset) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _one_record(study: Study, data: Dataset, where: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
     """A batch of one record of zeros with all its copies, in the shape of the data."""
     x, lengths = to_tensors(data.take(np.arange(0)), study.input)
-    return x.new_zeros(study.training.augmentations, *x.shape[1:]), None if lengths is None else lengths.new_ones(1)
+    one = x.new_zeros(study.training.augmentations, *x.shape[1:], device=where)
+    return one, None if lengths is None else lengths.new_ones(1, device=where)
 
 
 def _shares(study: Study, data: Dataset, count: int) -> npt.NDArray[np.float64] | None:

@@ -25,6 +25,7 @@ from fedmodels.evaluation.exact import exact_metrics
 from fedmodels.files import write_synced
 from fedmodels.models.artifact import load_model
 from fedmodels.models.batches import predict
+from fedmodels.models.device import device
 from fedmodels.models.registry import expected_parameters
 from fedmodels.report.page import write_report
 from fedmodels.study import Study
@@ -130,14 +131,14 @@ def add_exact_metrics(study: Study, federation: Federation, out: Path) -> dict[s
 
 
 def models_of(federation: Federation, out: Path) -> list[nn.Module]:
-    """The model that each hospital would use after the run in `out`, in order."""
+    """The model that each hospital would use after the run in `out`, in order, on `device()`."""
     run_id = bytes.fromhex(json.loads((out / "result.json").read_text())["run_id"])
     models = []
     for site in federation.sites:
         model, _ = load_model(out)
         if own := Site(site).own_layers(run_id):
             own.complete(model)
-        models.append(model)
+        models.append(model.to(device()))
     return models
 
 

@@ -16,6 +16,7 @@ from fedmodels.evaluation.exact import exact_metrics
 from fedmodels.evaluation.scores import predicted
 from fedmodels.models import batches
 from fedmodels.models.artifact import Card, load_whole_model
+from fedmodels.models.device import device
 from fedmodels.report.page import write_report
 
 _SPLITS = {"test": TEST, "train": TRAIN}
@@ -25,7 +26,7 @@ def evaluate(run: Path, binding: Path, split: str, *, as_json: bool) -> None:
     """Exact metrics of the model of `run` on the labelled records of a binding."""
     model, card = load_whole_model(run)
     data = _records(binding, card, split)
-    metrics = exact_metrics(batches.predict(model, data, card.input), data.y, card.working)
+    metrics = exact_metrics(batches.predict(model.to(device()), data, card.input), data.y, card.working)
     if as_json:
         sys.stdout.write(json.dumps({"metrics": metrics, "split": split, "study_hash": card.study_hash}) + "\n")
         return
@@ -44,7 +45,7 @@ def predict(run: Path, binding: Path, split: str, out: Path | None) -> None:
     """
     model, card = load_whole_model(run)
     data = _records(binding, card, split, labelled=False)
-    probabilities = calibrated(batches.predict(model, data, card.input), card.temperature)
+    probabilities = calibrated(batches.predict(model.to(device()), data, card.input), card.temperature)
     guesses = predicted(probabilities, card.threshold)
     header = ["patient", "predicted", *(f"p({label})" for label in card.study.labels)]
     rows = [

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fedmodels.dp.clipping.entries import Entry, PerRecord, plus
 from fedmodels.dp.clipping.prepare import Prepared
 from fedmodels.errors import PrivacyError
+from fedmodels.models.device import device_of
 
 _PARAMETER = "~canaries"  # behind every name that Python gives to a parameter
 
@@ -66,7 +67,7 @@ class Canaries:
         weights = sum(p.numel() for p in prepared.book.names)
         if len(self._directions) and self._directions.shape[1] != weights:
             raise PrivacyError(f"canaries for {self._directions.shape[1]} weights in a model of {weights}")
-        free = nn.Parameter(torch.zeros(self.width))
+        free = nn.Parameter(torch.zeros(self.width, device=device_of(prepared.model)))
         prepared.model.register_parameter(_PARAMETER, free)
         prepared.book.names[free] = _PARAMETER
 
@@ -80,7 +81,8 @@ class Canaries:
         free = drawn[drawn < len(self._columns)]
         if len(free):
             parameter = next(p for p, name in prepared.book.names.items() if name == _PARAMETER)
-            prepared.book.write_for(len(free), [Single(parameter, self._columns[free], self._lengths[free])])
+            columns, lengths = (v[free].to(parameter.device) for v in (self._columns, self._lengths))
+            prepared.book.write_for(len(free), [Single(parameter, columns, lengths)])
             yield
         inner = drawn[drawn >= len(self._columns)] - len(self._columns)
         if len(inner):
@@ -91,7 +93,7 @@ class Canaries:
         weights = sorted((name, p) for p, name in prepared.book.names.items() if name != _PARAMETER)
         parts = torch.split(gradients, [p.numel() for _, p in weights], dim=1)
         for (_, parameter), part in zip(weights, parts, strict=True):
-            yield PerRecord(parameter, part.reshape(len(part), *parameter.shape))
+            yield PerRecord(parameter, part.reshape(len(part), *parameter.shape).to(parameter.device))
 
 
 @dataclass(frozen=True, eq=False)

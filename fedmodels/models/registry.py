@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from fedmodels.errors import FileError
+from fedmodels.models.device import device
 from fedmodels.models.personal import Division, divide
 from fedmodels.models.weights import unflatten
 from fedmodels.study import Study
@@ -123,11 +124,12 @@ def build_model(study: Study, seed: int | None = None) -> nn.Module:
 
 
 def model_with(study: Study, weights: npt.NDArray[np.floating]) -> nn.Module:
-    """The study's model with given weights, see `unflatten`: `build_model` without first drawing weights of its own.
+    """The study's model with given weights, see `unflatten`, to be trained or applied: on `device()`.
 
-    For 51M weights that saves 0.3 s, half as much as a training step takes.
+    That is `build_model` without first drawing weights of its own. For 51M weights that saves 0.3 s, half as much as a
+    training step takes.
     """
-    model = skeleton(architecture(study), study.input, len(study.study.labels)).to_empty(device="cpu")
+    model = skeleton(architecture(study), study.input, len(study.study.labels)).to_empty(device=device())
     if any(True for _ in model.buffers()):
         raise TypeError("a family whose models have buffers would be left with arbitrary values in them")
     unflatten(model, weights)

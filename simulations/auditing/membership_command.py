@@ -15,6 +15,7 @@ from fedmodels.data.load import load
 from fedmodels.errors import DataError, FileError
 from fedmodels.files import read_text
 from fedmodels.models.artifact import load_whole_model
+from fedmodels.models.device import device
 from fedmodels.study import Study, parse_study
 from simulations.auditing.output import as_json, new_folder, write
 from simulations.auditing.pictures import roc_curves
@@ -58,7 +59,7 @@ def membership(run: Path, bindings: Sequence[Path], shadows: int, out: Path) -> 
     inside = halves(shadows, len(patients), study.training.seed)
     new_folder(out)
     with one_thread():
-        target = patients.confidences(model, study.input)
+        target = patients.confidences(model.to(device()), study.input)
         signals = _shadow_signals(console, study, patients, inside)
     scores = {"RMIA": rmia(target, signals, ~patients.member)}
     if shadows >= _FEWEST_SHADOWS_OF_LIRA:

@@ -12,8 +12,8 @@ from fedmodels.data.dataset import TEST, TRAIN, Dataset
 from fedmodels.errors import UsageError
 from fedmodels.evaluation.exact import exact_metrics
 from fedmodels.models.batches import predict
-from fedmodels.models.registry import build_model
-from fedmodels.models.weights import flatten, unflatten
+from fedmodels.models.registry import build_model, model_with
+from fedmodels.models.weights import flatten
 from fedmodels.study import Study
 from fedmodels.study_input import TextInput
 
@@ -56,9 +56,8 @@ def train_pooled(study: Study, parts: Parts) -> Predictor:
     training = study.training
     steps = msgspec.structs.replace(training, local_steps=training.rounds * training.local_steps)
     whole = msgspec.structs.replace(study, training=steps)
-    model = build_model(whole)
-    start = flatten(model)
-    unflatten(model, start + train_plain(whole, start, pool(parts, TRAIN), (training.seed,)).delta)
+    start = flatten(build_model(whole))
+    model = model_with(whole, start + train_plain(whole, start, pool(parts, TRAIN), (training.seed,)).delta)
     return lambda data: predict(model, data, study.input)
 
 

@@ -89,10 +89,31 @@ def bad(site: Site) -> list[tuple[str, str]]:
 def test_a_hospital_that_is_ready_has_no_failed_check(site: Site) -> None:
     found = states(site)
     assert {check.what: check.state for check in found.values() if check.what != "classes"} == dict.fromkeys(
-        ("keys", "policy", "coordinator", "approval", "disk", "versions", "data", "data check", "ledger", "log"), "ok"
+        (
+            "keys",
+            "policy",
+            "coordinator",
+            "approval",
+            "disk",
+            "versions",
+            "device",
+            "data",
+            "data check",
+            "ledger",
+            "log",
+        ),
+        "ok",
     )
     assert found["classes"].state == "warn"  # some forty patients in two classes
     assert "fewer than `min_patients`" in found["classes"].do
+
+
+def test_a_device_that_is_not_there_is_found_before_a_round(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert states(site)["device"].found == "models are trained on the CPU"
+    monkeypatch.setenv("FEDMODELS_DEVICE", "cuda:99")
+    found = states(site)["device"]
+    assert found.state == "fail"
+    assert "no `cuda:99`" in found.found
 
 
 def _rewrite(name: str, old: str, new: str) -> Callable[[Path], None]:
