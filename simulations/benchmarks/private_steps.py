@@ -1,17 +1,21 @@
 """`fedmodels bench dp`: a private training step beside the plain one and beside Opacus, on the same models and batches.
 
 All contenders of a case take turns, step by step; a figure is the median. Both sides keep freed memory (`allocator`)
-and, for images, put channels last.
+and, for images on the CPU, put channels last. Steps run on `fedmodels.models.device.device()`; the goals are the CPU's.
 """
 
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
+import torch
+
 from fedmodels import allocator
+from fedmodels.models.device import device
 from simulations.benchmarks.machine import Machine, this_machine
 from simulations.benchmarks.output import Target
 from simulations.benchmarks.steps import cases as models
@@ -64,7 +68,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
+    """device: "cpu", or the name of the GPU that steps were taken on."""
+
     machine: Machine
+    device: str
     load_after: float
     repetitions: int
     rows: tuple[Row, ...]
@@ -79,7 +86,9 @@ def run(progress: Progress, *, quick: bool) -> Report:
     for case in cases():
         if case.small or not quick:
             rows += _measure(case, repetitions, progress)
-    return Report(machine, round(os.getloadavg()[0], 2), repetitions, tuple(rows), tuple(_targets(rows)))
+    where = device()
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
+    return Report(machine, name, round(os.getloadavg()[0], 2), repetitions, tuple(rows), tuple(_targets(rows)))
 
 
 def _measure(case: Case, repetitions: int, progress: Progress) -> Iterator[Row]:
@@ -112,15 +121,23 @@ def _measure(case: Case, repetitions: int, progress: Progress) -> Iterator[Row]:
 def _take_turns(case: Case, steps: dict[str, Step], repetitions: int, progress: Progress) -> dict[str, float]:
     """The median seconds of each step; three times suffice for a contender that takes long."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    wait = _finish_of(device())
     for repetition in range(repetitions):
         for name, step in steps.items():
             if repetition >= 3 and seconds[name][0] > _SLOW and name not in (STOCK.name, OURS.name):
                 continue
             progress(f"{case.name}: {name}, {repetition + 1} of {repetitions}")
+            wait()
             begin = time.perf_counter()
             step()
+            wait()
             seconds[name].append(time.perf_counter() - begin)
     return {name: median(values) for name, values in seconds.items()}
+
+
+def _finish_of(where: torch.device) -> Step:
+    """A call that returns when the device has done what it was asked for; the CPU has by then."""
+    return partial(torch.cuda.synchronize, where) if where.type == "cuda" else lambda: None
 
 
 def _left_out(contender: Contender, case: Case) -> str:
@@ -135,6 +152,8 @@ def _left_out(contender: Contender, case: Case) -> str:
 
 
 def _free() -> int:
+    if (where := device()).type == "cuda":
+        return torch.cuda.mem_get_info(where)[0]
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 

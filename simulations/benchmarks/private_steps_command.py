@@ -34,11 +34,17 @@ def print_table(report: bench.Report) -> None:
         for row in rows:
             table.add_row(f"  {row.contender}", *_cells(row))
     console.print(table)
-    console.print("Private steps draw noise; a peak includes the interpreter and torch, about 300 MB.")
+    console.print(f"Private steps draw noise; {_peaks_of(report.device)}.")
     for target in report.targets:
         value = "" if target.measured is None else f"{target.measured:.2f}"
         console.print(f"  {verdict(target.reached)}: {target.name}: {value} (goal {target.goal})")
     console.print(describe(report.machine, report.load_after))
+
+
+def _peaks_of(device: str) -> str:
+    if device == "cpu":
+        return "a peak includes the interpreter and torch, about 300 MB"
+    return f"all steps ran on {device}, and a peak is what torch allocated there"
 
 
 def _cells(row: bench.Row) -> list[str]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fedmodels.data.features import feature_count
 from fedmodels.models.cnn import CnnSizes
+from fedmodels.models.device import device, image_format
 from fedmodels.models.recurrent import SeriesSizes
 from fedmodels.models.registry import Architecture, construct, presets
 from fedmodels.study_input import ImageInput, Input, SeriesInput, TextInput, Variable
@@ -30,26 +31,28 @@ class Case:
     small: bool = False
 
     def model(self) -> nn.Module:
-        """With the same weights every time, in training mode; images with channels last."""
+        """With the same weights every time, in training mode, as a hospital lays it out on `device()`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = construct(self.architecture, self.input, _LABELS).train()
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        where = device()
+        return model.to(where, memory_format=image_format(where))  # type: ignore[call-overload, no-any-return]
 
     def data(self) -> tuple[Tensor, Tensor | None, Tensor]:
-        """(x, lengths, y) of random records."""
-        generator = torch.Generator().manual_seed(1)
-        y = torch.randint(0, _LABELS, (self.batch,), generator=generator)
+        """(x, lengths, y) of random records, the same on every `device()`."""
+        where, generator = device(), torch.Generator().manual_seed(1)
+        y = torch.randint(0, _LABELS, (self.batch,), generator=generator).to(where)
         if isinstance(self.input, ImageInput):
             shape = (self.batch, self.input.channels, self.input.height, self.input.width)
-            return torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last), None, y
+            x = torch.randn(shape, generator=generator).contiguous(memory_format=image_format(where))
+            return x.to(where), None, y
         if isinstance(self.input, TextInput):
             steps = self.input.max_tokens
             x = torch.randint(0, self.input.vocabulary, (self.batch, steps), generator=generator)
         else:
             steps = _SERIES.steps
             x = torch.randn(self.batch, steps, feature_count(_SERIES), generator=generator)
-        return x, torch.full((self.batch,), steps), y
+        return x.to(where), torch.full((self.batch,), steps, device=where), y
 
 
 def _image(size: int, channels: Literal[1, 3] = 1) -> ImageInput:

@@ -18,6 +18,7 @@ from fedmodels.dp.clipping.prepare import prepare
 from fedmodels.dp.gradients import PrivateOptimizer
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource
+from fedmodels.models.device import device
 from fedmodels.models.losses import loss_fn
 from simulations.benchmarks.steps.cases import Case
 
@@ -87,9 +88,8 @@ def _opacus(mode: str) -> Callable[[Case], Step]:
         warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
         (x, lengths, y), criterion = case.data(), _Loss()
         clip = {"max_grad_norm": 1.0} if mode == "ghost" else {}
-        model = prepare_module(
-            ModuleValidator.fix(copy.deepcopy(case.model())), mode, batch_first=True, loss_reduction="mean", **clip
-        )
+        fixed = ModuleValidator.fix(copy.deepcopy(case.model())).to(device())  # layers that it replaces: on the CPU
+        model = prepare_module(fixed, mode, batch_first=True, loss_reduction="mean", **clip)
         optimizer = get_optimizer_class("flat", distributed=False, grad_sample_mode=mode)(
             _sgd(model), noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=case.batch
         )
