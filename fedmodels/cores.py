@@ -67,7 +67,7 @@ def at_once(first: Callable[[], object], second: Callable[[], object]) -> None:
     """Make both calls, the second in another thread; on one core, one after the other.
 
     Returns once both have ended. What either raises is raised here, the first's before the second's. Neither may call
-    `at_once` itself.
+    `at_once` itself, nor start a thread, which would inherit the caller's one core.
     """
     if CORES == 1:
         first()

@@ -1,5 +1,6 @@
 """Work on two cores: both calls are made and ended, in a forked child too, and no error is lost."""
 
+import contextlib
 import os
 import threading
 import time
@@ -40,6 +41,23 @@ def test_an_error_of_either_is_raised_once_both_have_ended(failing: tuple[bool, 
     with pytest.raises(ValueError, match="first" if failing[0] else "second"):
         cores.at_once(lambda: call("first", failing[0]), lambda: call("second", failing[1]))
     assert ended == (["first"] if number == 1 and failing[0] else ["first", "second"])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_each_keeps_to_a_core_of_its_own_meanwhile_and_the_caller_is_free_again(number: int, fails: bool) -> None:
+    allowed, seen = os.sched_getaffinity(0), list[set[int]]()
+
+    def call() -> None:
+        seen.append(os.sched_getaffinity(0))
+        if fails:
+            raise ValueError
+
+    with contextlib.suppress(ValueError):
+        cores.at_once(call, lambda: seen.append(os.sched_getaffinity(0)))
+    assert os.sched_getaffinity(0) == allowed
+    if number == 2 and len(allowed) > 1:
+        assert seen[0] | seen[1] == allowed
+        assert not seen[0] & seen[1]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
