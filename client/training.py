@@ -30,7 +30,7 @@ from fedmodels.models.weights import flatten
 from fedmodels.study import Study, Training
 from fedmodels.study_input import ImageInput
 
-_SINGLE_PRECISION = 256  # records whose gradients are added in single precision
+_SINGLE_PRECISION = 256  # patients whose gradients are added in single precision
 _PLAIN_BATCH = 512  # records per forward pass where no per-sample gradients are held
 
 
@@ -56,8 +56,8 @@ class _Private:
     ) -> None:
         self._study, self._data, self._source, self._canaries = study, data, SecureSource(), canaries
         model = _laid_out(model_with(study, start), study)
-        self._prepared = prepared = prepare(model, study.training.augmentations)
-        one = _one_record(study, data, device_of(prepared.model))
+        self._prepared = prepared = prepare(model, study.training.copies)
+        one = _one_patient(study, data, device_of(prepared.model))
         self._chunk = min(_SINGLE_PRECISION, physical_batch(prepared, *one))
         if canaries:
             canaries.attach(prepared)
@@ -69,9 +69,11 @@ class _Private:
     def accumulate_batch(self) -> Iterator[None]:
         """Add up the clipped gradients of one sample of patients; yields after each part that fits in memory."""
         drawn = self._sampler.draw(self._source)
-        rows = drawn[drawn < len(self._data)]
-        for begin in range(0, len(rows), self._chunk):
-            _backward(self.model, self._study, self._data.take(rows[begin : begin + self._chunk]))
+        records = self._study.training.records
+        rows = self._sampler.several(drawn[drawn < len(self._data)], records, self._source)
+        chunk = self._chunk * records
+        for begin in range(0, len(rows), chunk):
+            _backward(self.model, self._study, self._data.take(rows[begin : begin + chunk]))
             self.optimizer.accumulate()
             yield
         if self._canaries:
@@ -111,7 +113,7 @@ def gradient_sum(
     """[D] the sum over one Poisson sample of patients of their clipped gradients at `start`, without noise.
 
     This is secret: it may leave the hospital only with noise added and masked. L2 sensitivity to one patient:
-    `plan.clip`, and what floating-point summation adds: single precision within 256 records, double beyond.
+    `plan.clip`, and what floating-point summation adds: single precision within 256 patients, double beyond.
     canaries: of an audit, whose free coordinates are appended: [D + width].
     """
     private = _Private(study, start, data, plan, 1.0, canaries)
@@ -131,15 +133,16 @@ def train_plain(study: Study, start: npt.NDArray[np.float32], data: Dataset, see
     optimizer = _optimizer(model, study.training)
     source = SeededSource(*seed)
     sampler = PoissonSampler(data.patients, study.training.batch_rate, _shares(study, data, len(data)))
-    total, count, chunk = 0.0, 0, max(1, _PLAIN_BATCH // study.training.augmentations)
+    records, chunk = study.training.records, max(1, _PLAIN_BATCH // study.training.augmentations)
+    total, count = 0.0, 0
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))  # dropout, augmentation
         for _ in range(study.training.local_steps):
-            rows = sampler.draw(source)
+            rows = sampler.several(sampler.draw(source), records, source)
             optimizer.zero_grad()
             for begin in range(0, len(rows), chunk):
-                total += _backward(model, study, data.take(rows[begin : begin + chunk]), 1.0 / len(rows))
-            count += len(rows)
+                total += _backward(model, study, data.take(rows[begin : begin + chunk]), records / len(rows))
+            count += len(rows) // records
             if len(rows):
                 if study.training.gradient_norm:
                     nn.utils.clip_grad_norm_(model.parameters(), study.training.gradient_norm)
@@ -148,14 +151,14 @@ def train_plain(study: Study, start: npt.NDArray[np.float32], data: Dataset, see
 
 
 def _backward(model: nn.Module, study: Study, batch: Dataset, scale: float = 1.0) -> float:
-    """Gradients of scale * (sum of the records' losses, each the mean over its copies); returns the sum itself."""
+    """Gradients of scale * (sum of the patients' losses, each the mean over records and copies); returns the sum."""
     x, lengths = to_tensors(batch, study.input)
     training, where = study.training, device_of(model)
     if isinstance(study.input, ImageInput):
         x = augmented(x, training).contiguous(memory_format=image_format(where))
     x, lengths = x.to(where), None if lengths is None else lengths.to(where)
     y = torch.from_numpy(batch.y).repeat_interleave(training.augmentations).to(where)
-    loss = loss_fn(training.class_weights, "sum", training.focal_gamma)(model(x, lengths), y) / training.augmentations
+    loss = loss_fn(training.class_weights, "sum", training.focal_gamma)(model(x, lengths), y) / training.copies
     (loss * scale).backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
@@ -166,11 +169,11 @@ def _laid_out(model: nn.Module, study: Study) -> nn.Module:
     return model
 
 
-def _one_record(study: Study, data: Dataset, where: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A batch of one record of zeros with all its copies, in the shape of the data."""
-    x, lengths = to_tensors(data.take(np.arange(0)), study.input)
-    one = x.new_zeros(study.training.augmentations, *x.shape[1:], device=where)
-    return one, None if lengths is None else lengths.new_ones(1, device=where)
+def _one_patient(study: Study, data: Dataset, where: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A batch of one patient: as many rows of zeros as a patient has, in the shape of the data."""
+    (x, lengths), rows = to_tensors(data.take(np.arange(0)), study.input), study.training.copies
+    one = x.new_zeros(rows, *x.shape[1:], device=where)
+    return one, None if lengths is None else lengths.new_ones(rows, device=where)
 
 
 def _shares(study: Study, data: Dataset, count: int) -> npt.NDArray[np.float64] | None:

@@ -59,8 +59,10 @@ class Training(Strict, frozen=True):
     which patients of each label are in a batch, one of them 1; empty = all 1.
     proximal: FedProx's mu, which holds local steps near the round's model; 0 = none. personal: layers that never leave
     a hospital and are trained there alone: the normalisation (FedBN) or the last layer (FedPer).
+    records: how many of a patient's records are in a step that has the patient, drawn without replacement and, where
+    there are fewer, repeated in turn. Their mean gradient counts as the patient's, also under the clip.
     augment: random changes of images before every step. augmentations: copies of a record in a step, each changed
-    differently, whose mean gradient counts as the record's, also under the clip (De et al. 2022).
+    differently, whose mean gradient counts as the record's (De et al. 2022).
     gradient_norm: bound on a batch gradient's norm where no privacy clip does it (exploding gradients); 0 = none.
     """
 
@@ -80,9 +82,15 @@ class Training(Strict, frozen=True):
     class_rates: tuple[Probability, ...] = ()
     proximal: NonNegative = 0.0
     personal: Literal["none", "norm", "head"] = "none"
+    records: Annotated[int, Meta(ge=1, le=64)] = 1
     augment: tuple[Literal["flip", "shift", "brightness"], ...] = ()
     augmentations: Annotated[int, Meta(ge=1, le=64)] = 1
     seed: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
+
+    @property
+    def copies(self) -> int:
+        """Rows of a batch that are one patient: the copies of each of the records."""
+        return self.records * self.augmentations
 
 
 class Privacy(Strict, frozen=True):

@@ -72,6 +72,7 @@ average = {momentum}             # decay of a moving average of the models over 
 class_weights = []        # of each label in the loss
 class_rates = []          # share of batch_rate for patients of each label, one of them 1
 focal_gamma = 0.0         # focal loss: say 2
+records = 1               # of a patient in a step, their gradients averaged; each costs a pass
 # Images only.
 augment = []              # random changes: "flip" (left and right), "shift", "brightness"
 augmentations = 1         # copies of a record in a step, changed differently; each costs a pass

@@ -1,9 +1,9 @@
 """Poisson sampling of patients: the sampler for which the accountant's epsilon is true.
 
-Each step takes every patient independently with the public rate q, and from each taken patient one record at random,
-so that a patient with many records counts as much as one with a single record (unit = patient). Batch sizes vary and
-may be zero; a step with an empty batch still adds noise. Shuffling into fixed batches is something else and costs more
-privacy than it claims.
+Each step takes every patient independently with the public rate q, and from each taken patient one record at random, or
+a public number of records that are clipped as one, so that a patient with many records counts as much as one with a
+single record (unit = patient). Batch sizes vary and may be zero; a step with an empty batch still adds noise. Shuffling
+into fixed batches is something else and costs more privacy than it claims.
 """
 
 from typing import Protocol
@@ -50,6 +50,7 @@ class PoissonSampler:
                 fix="give every record a share in (0, 1]",
             )
         _, owner = np.unique(patients, return_inverse=True)
+        self._owner = owner
         self._rows = np.argsort(owner, kind="stable")
         self._counts = np.bincount(owner)
         self._starts = np.concatenate([[0], np.cumsum(self._counts)[:-1]]).astype(np.int64)
@@ -66,3 +67,20 @@ class PoissonSampler:
         offsets = np.minimum((source.uniform(len(taken)) * counts).astype(np.int64), counts - 1)
         rows: npt.NDArray[np.int64] = self._rows[self._starts[taken] + offsets]
         return rows
+
+    def several(self, rows: npt.NDArray[np.int64], count: int, source: UniformSource) -> npt.NDArray[np.int64]:
+        """[n * count] for each drawn row [n], so many records of its patient one after the other.
+
+        They are drawn without replacement; those of a patient who has fewer repeat in turn, in random order. It is for
+        the clip to count them as one: a patient is in a batch with `count` rows or with none.
+        """
+        if count == 1:
+            return rows
+        patients = self._owner[rows]
+        counts = self._counts[patients]
+        begins = np.cumsum(counts) - counts
+        turn = np.repeat(np.arange(len(rows)), counts)  # the drawn row that each record of a taken patient belongs to
+        every = self._rows[self._starts[patients][turn] + np.arange(len(turn)) - begins[turn]]
+        shuffled = every[np.lexsort((source.uniform(len(turn)), turn))]
+        chosen: npt.NDArray[np.int64] = shuffled[begins[:, None] + np.arange(count) % counts[:, None]]
+        return chosen.reshape(-1)

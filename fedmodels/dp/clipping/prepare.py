@@ -48,8 +48,9 @@ def prepare(model: nn.Module, copies: int = 1) -> Prepared:
     """A copy of `model` whose backward passes record per-record gradients; in it `p.grad` stays None.
 
     The model takes records in the first dimension of its first input, and its loss must be a sum over records.
-    copies: so many adjacent rows are one record, changed at random (augmentation multiplicity, De et al. 2022); its
-    gradient is the sum over them, which is clipped once. With losses divided by `copies` that is their mean.
+    copies: so many adjacent rows count as one record: one that is changed at random (augmentation multiplicity, De et
+    al. 2022), or several of a patient. Its gradient is the sum over them, which is clipped once; with losses divided by
+    `copies`, their mean.
     Refused with a `PrivacyError`, because a record's gradient would be wrong or unknown: layers that mix records
     (BatchNorm), trainable parameters in a layer that is not in the table above, or shared between layers.
     Sharp edge: arithmetic between records in a model's own `forward` is not seen. No layer here does that.
