@@ -33,7 +33,7 @@ def run_study(
     """
     study, roster = _parties(study_file, roster_file)
     journal = Journal(out, heads) if heads else None
-    coordinator = Coordinator(study, roster, exchange, journal)
+    coordinator = Coordinator(study, roster, exchange, out, journal)
     directory = RunDirectory.create(out, study_file.read_bytes(), roster_file.read_bytes())
     return _work(coordinator, directory, journal, on_round)
 
@@ -43,7 +43,7 @@ def resume_study(exchange: Exchange, out: Path, on_round: OnRound, heads: Path) 
     journal = Journal(out, heads)
     checkpoint = journal.load()
     directory = RunDirectory.reopen(out, checkpoint.line if checkpoint else None)
-    coordinator = Coordinator(*_parties(directory.study, directory.roster), exchange, journal)
+    coordinator = Coordinator(*_parties(directory.study, directory.roster), exchange, out, journal)
     if checkpoint:
         coordinator.resume(checkpoint)
     return _work(coordinator, directory, journal, on_round)

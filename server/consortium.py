@@ -8,6 +8,7 @@ away until they answer again; a sum is asked of those who are present. Those pro
 import os
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +31,18 @@ Session = secagg.Session | secagg.RecoverSession
 
 
 class Consortium:
-    """Set-up once, then any number of sums."""
+    """Set-up once, then any number of sums. directory: of the run, for uploads of a `recover` session."""
 
-    def __init__(self, study: Study, roster: Roster, exchange: Exchange, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        roster: Roster,
+        exchange: Exchange,
+        directory: Path,
+        journal: Journal | None = None,
+    ) -> None:
         self._study, self._roster, self._exchange, self._journal = study, roster, exchange, journal
+        self._directory = directory
         self._heads = Heads(roster, journal)
         self._aggregator = secagg.Aggregator(wire.terms(study, roster, os.urandom(_RUN_ID_BYTES)))
         self._nodes: dict[str, int] = {}
@@ -181,7 +190,7 @@ class Consortium:
         relay = b"" if self._informed >= set(self.present) else secagg.relay(self._aggregator)
         request = wire.ContributeRequest(self.run_id, kind, number, session.request, relay, self._heads.all())
         reasons = dict.fromkeys(self.present, "no answer in time")
-        with Kept() as kept:
+        with Kept(self._directory) as kept:
             try:
                 self._collect(session, request, model, kept, reasons)
                 if isinstance(session, secagg.RecoverSession):
@@ -239,6 +248,7 @@ class Consortium:
                     self._informed.add(name)
                     if isinstance(session, secagg.RecoverSession):
                         kept.put(name, answer.array)
+                del answer  # its vector is in the sum: it makes room before the next one is decoded
                 start = self.clock.spend("aggregation", now)
             self.clock.spend("waiting", start)
             if request.kind == "train":

@@ -53,26 +53,41 @@ class Exchange:
 
         Nodes that have not answered after `timeout` seconds are left out; their messages expire then (`ttl`), so that
         a late node does not act on a stale request. A reply that cannot be read is an answer with a problem.
+
+        However many hospitals there are, it holds one copy of the model, until it is sent, and one reply at a time,
+        provided that the caller lets go of an answer before it asks for the next.
         """
         timeout *= self._patience
-        content = {node: _content(request, model) for node, request in requests.items()}
-        messages = [Message(record, node, MessageType.TRAIN, ttl=timeout) for node, record in content.items()]
-        waiting = dict(zip(self._grid.push_messages(messages), content, strict=True))
+        waiting = self._send(requests, timeout, model)
         start = time.monotonic()
         while waiting and (waited := time.monotonic() - start) < timeout:
-            arrived = list(self._grid.pull_messages(list(waiting)))
-            for message in arrived:
+            before = len(waiting)
+            for message in self._grid.pull_messages(list(waiting)):
                 node = waiting.pop(message.metadata.reply_to_message_id, None)
-                if node is not None:
-                    yield _answer(node, message)
-            if waiting and not arrived:
+                answer = None if node is None else _answer(node, message)
+                del message  # or the bytes of this vector would stay while the caller works and the next one comes
+                if answer is not None:
+                    yield answer
+                del answer
+            if waiting and len(waiting) == before:
                 time.sleep(min(max(_POLL_SHARE * waited, _POLL_SECONDS_MIN), _POLL_SECONDS_MAX))
 
+    def _send(
+        self, requests: Mapping[int, wire.Request], timeout: float, model: npt.NDArray[np.float32] | None
+    ) -> dict[str, int]:
+        """The node behind each message that was sent."""
+        shared = None if model is None else ArrayRecord({"model": Array(model)})
+        messages = [
+            Message(_content(request, shared), node, MessageType.TRAIN, ttl=timeout)
+            for node, request in requests.items()
+        ]
+        return dict(zip(self._grid.push_messages(messages), requests, strict=True))
 
-def _content(request: wire.Request, model: npt.NDArray[np.float32] | None) -> RecordDict:
+
+def _content(request: wire.Request, model: ArrayRecord | None) -> RecordDict:
     record = RecordDict({"request": ConfigRecord({"body": wire.encode(request)})})
     if model is not None:
-        record["model"] = ArrayRecord({"model": Array(model)})
+        record["model"] = model
     return record
 
 

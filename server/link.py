@@ -306,6 +306,7 @@ class _LinkGrid(HttpGrid):
                 if reply is not None:
                     del self._arriving[message_id]
                     yield reply
+                del reply  # before the next one is fetched
 
     def _announce(self, message_ids: list[str]) -> None:
         if not message_ids:

@@ -8,6 +8,7 @@ secrets it opens nothing, and is run again without those who are proven to have.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -66,14 +67,21 @@ class Outcome:
 class Coordinator:
     """One run. `rounds()` yields a line as each round ends; `finish()` evaluates and gives the outcome.
 
-    journal: where the run is kept so that it can go on after a crash; None in a simulation. A line is yielded when its
-    round is on disk.
+    directory: of the run; journal: where the run is kept so that it can go on after a crash; None in a simulation. A
+    line is yielded when its round is on disk.
     """
 
-    def __init__(self, study: Study, roster: Roster, exchange: Exchange, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        roster: Roster,
+        exchange: Exchange,
+        directory: Path,
+        journal: Journal | None = None,
+    ) -> None:
         check_roster(study, roster)
         self.study, self.roster, self._journal = study, roster, journal
-        self._consortium = Consortium(study, roster, exchange, journal)
+        self._consortium = Consortium(study, roster, exchange, directory, journal)
         self._plan = plan_for(study)
         start = division(study).shared_of(flatten(build_model(study, study.training.seed)))
         self._state = initial_state(start.astype(np.float64), study)

@@ -18,6 +18,7 @@ from server.app import OnRound, resume_study, run_study
 from server.console import announce, describe, metrics_table, print_promise, progress_bar
 from server.exchange import Exchange
 from server.home import Home
+from server.kept import forget_uploads
 from server.link import Link
 from server.nodes import link_config, register_roster
 from server.records import RoundLine
@@ -56,6 +57,8 @@ def resume(directory: Path, target: Path | None) -> None:
 
 def _carry_out(home: Home, study: Study, hospitals: tuple[Hospital, ...], target: Path, work: Work) -> None:
     with home.hold("run"):
+        for left in home.runs.glob("*"):
+            forget_uploads(left)
         link = Link(link_config(home))
         register_roster(link, hospitals)
         announce(_console, study)

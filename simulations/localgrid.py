@@ -75,7 +75,7 @@ class LocalGrid(Grid):
             del self._pending[identifier]
             if reply := self._deliver(body, pushed):
                 self._replies[identifier] = reply
-        return [self._replies.pop(identifier) for identifier in sorted(wanted & self._replies.keys())]
+        return (self._replies.pop(identifier) for identifier in sorted(wanted & self._replies.keys()))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         raise NotImplementedError("push and poll instead: see server/exchange.py")

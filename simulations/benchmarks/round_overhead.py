@@ -184,7 +184,7 @@ def _rounds(federation: Federation) -> Iterator[RoundLine]:
     """The training rounds of a federation in this process, set up."""
     study, roster = parse_study(federation.study_file.read_text()), parse_roster(federation.roster_file.read_text())
     grid = LocalGrid(register(ClientApp()), [{"site": str(site)} for site in federation.sites])
-    return Coordinator(study, roster, Exchange(grid)).rounds()
+    return Coordinator(study, roster, Exchange(grid), federation.sites[0].parent).rounds()
 
 
 @dataclass

@@ -108,7 +108,7 @@ def test_replayed_and_stale_messages(consortium: Consortium) -> None:
             return ask(requests, timeout, model)
 
         exchange.ask = note  # type: ignore[method-assign]
-        sums, model = Sums(study, roster, exchange), flatten(build_model(study))
+        sums, model = Sums(study, roster, exchange, consortium.folder), flatten(build_model(study))
         sums.set_up()
         for number in (1, 2):
             total, _ = sums.sum("train", number, model, model.size + 2)
