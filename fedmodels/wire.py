@@ -1,7 +1,7 @@
 """The messages between coordinator and hospital, as typed values and as MessagePack bytes.
 
-Decoding is strict on both sides: unknown fields, wrong types and wrong lengths raise `RemoteProtocolError`. The model
-and the masked vector travel beside these small messages as one array each.
+Decoding is strict on both sides: whatever is not exactly the encoding of a message raises `RemoteProtocolError`. The
+model and the masked vector travel beside these small messages as one array each.
 """
 
 import hashlib
@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
+from fedmodels import canonical
 from fedmodels.cores import at_once
-from fedmodels.errors import RemoteProtocolError
 from fedmodels.joining import HEAD_BYTES
 from fedmodels.secagg import Terms
 from fedmodels.study import Roster, Study
 from fedmodels.typed import Name, Strict
 
+MAX_BYTES = 1 << 22  # two opaque fields, and a ledger head of every hospital
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 RunId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Opaque = Annotated[bytes, Meta(max_length=1 << 20)]
@@ -109,26 +110,21 @@ def encode(message: Request | Reply) -> bytes:
 
 
 def decode_request(data: bytes) -> Request:
-    return _decode(data, Request)  # type: ignore[arg-type]  # a union is not a type to mypy
+    return _decode(data, Request, "request")  # type: ignore[arg-type]  # a union is not a type to mypy
 
 
 def decode_reply(data: bytes) -> Reply:
-    return _decode(data, Reply)  # type: ignore[arg-type]
+    return _decode(data, Reply, "reply")  # type: ignore[arg-type]
 
 
-def _decode(data: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise RemoteProtocolError(
-            f"a message that cannot be read: {error}", fix="both sides need one version"
-        ) from None
+def _decode(data: bytes, kind: type[T], name: str) -> T:
+    return canonical.decode(data, kind, limit=MAX_BYTES, encode=msgspec.msgpack.encode, name=name)
 
 
 def split_reply(data: bytes) -> tuple[Reply, memoryview]:
     """A reply and the bytes behind it, such as those of a masked vector. Strict as `decode_reply`."""
     end = _end_of_map(data)
-    return _decode(data[:end], Reply), memoryview(data)[end:]  # type: ignore[arg-type]
+    return decode_reply(data[:end]), memoryview(data)[end:]
 
 
 def _end_of_map(data: bytes) -> int:

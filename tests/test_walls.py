@@ -15,6 +15,7 @@ PRIVATE_FLOWER = ("flwr.common", "flwr.proto", "flwr.supercore", "flwr.superlink
 BENCHMARK_ADAPTERS = {"simulations/benchmarks/aggregation/flower.py"}
 MAY_USE_PRIVATE_FLOWER = {"server/link.py", "client/node.py", "simulations/localgrid.py"} | BENCHMARK_ADAPTERS
 PURE = ("fedmodels/secagg/*.py", "fedmodels/study*.py", "fedmodels/typed.py", "fedmodels/strict_toml.py",
+        "fedmodels/canonical.py",
         "fedmodels/dp/plan.py", "fedmodels/dp/accounting.py", "fedmodels/dp/adjacency.py",
         "fedmodels/dp/renyi_filter.py",
         "fedmodels/dp/lattice_noise.py", "client/policy.py")  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
+from fedmodels import canonical
 from fedmodels.errors import RemoteProtocolError
 from fedmodels.secagg.keystream import CHECKSUM_BYTES, MAX_WORDS
 from fedmodels.secagg.primitives import KEY_BYTES, SEALED_BYTES, SIGNATURE_BYTES, Secret
@@ -141,16 +142,5 @@ def decode(data: bytes, type_: type[M]) -> M:
 
     The error quotes nothing of the data, since a peer chose it.
     """
-    try:
-        fits = len(data) <= MAX_MESSAGE_BYTES
-        message = msgspec.msgpack.decode(data, type=type_, dec_hook=decode_secret) if fits else None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        message = None
-    # Re-encoding finds what a decoder lets pass: repeated fields, another order, integers longer than needed.
-    if message is None or encode(message) != data:
-        raise RemoteProtocolError(
-            f"{len(data)} bytes are not a well-formed {type_.__name__} message",
-            where="secure aggregation",
-            fix="check that all parties run the same release of fedmodels",
-        )
-    return message
+    name = f"{type_.__name__} message of secure aggregation"
+    return canonical.decode(data, type_, limit=MAX_MESSAGE_BYTES, encode=encode, name=name, hook=decode_secret)
