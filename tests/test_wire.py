@@ -1,6 +1,9 @@
 """The outer messages, as each side reads the other's: exactly what encoding produces, or the one named error."""
 
+import hashlib
+
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,3 +135,10 @@ def test_random_bytes_are_refused(data):
     for decode in DECODERS:
         with pytest.raises(RemoteProtocolError):
             decode(data)
+
+
+@pytest.mark.parametrize("parameters", [0, 1, 7, (1 << 18) - 1, 1 << 18, (1 << 18) + 3])
+def test_the_digest_of_a_model_is_that_of_its_halves_on_one_core_and_on_two(parameters: int) -> None:
+    model = np.arange(parameters, dtype=np.float32)
+    halves = (model[: parameters // 2], model[parameters // 2 :])
+    assert wire.weights_digest(model) == b"".join(hashlib.sha256(half.tobytes()).digest() for half in halves)
