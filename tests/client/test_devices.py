@@ -241,8 +241,8 @@ def test_benchmarked_steps_run_where_they_are_measured(
 def test_a_batch_that_was_left_on_the_cpu_would_be_noticed(
     family: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, data, real = study_of(family), records(family), training._one_record
-    monkeypatch.setattr(training, "_one_record", lambda study, data, _: real(study, data, PRETENDED))
+    study, data, real = study_of(family), records(family), training._one_patient
+    monkeypatch.setattr(training, "_one_patient", lambda study, data, _: real(study, data, PRETENDED))
     monkeypatch.setattr(training, "device_of", lambda _: torch.device("cpu"))
 
     def work() -> None:
