@@ -23,8 +23,14 @@ def _configured_site(context: Context) -> Path:
     return Path(str(context.node_config["site"]))
 
 
-def register(app: ClientApp, site_of: SiteOf = _configured_site) -> ClientApp:
-    """Attach the one handler; site_of: which site directory a node's context stands for."""
+def register(
+    app: ClientApp, site_of: SiteOf = _configured_site, on_unlogged: Callable[[Exception], None] = lambda _: None
+) -> ClientApp:
+    """Attach the one handler.
+
+    site_of: which site directory a node's context stands for; on_unlogged: gets what kept even a refusal from being
+    logged. The node holds that refusal back.
+    """
 
     @app.train()
     def contribute(message: Message, context: Context) -> Message:
@@ -32,7 +38,8 @@ def register(app: ClientApp, site_of: SiteOf = _configured_site) -> ClientApp:
         vector: npt.NDArray[np.uint32] | None = None
         try:
             reply, vector = _answer(Site(site_of(context)), message.content)
-        except Exception:  # noqa: BLE001 - not even the hospital's own log can be written; its text must not leave
+        except Exception as error:  # noqa: BLE001 - not even the hospital's own log can be written
+            on_unlogged(error)
             reply = wire.Refusal("failed")
         record = RecordDict({"reply": ConfigRecord({"body": wire.encode(reply)})})
         if vector is not None:

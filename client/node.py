@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
+from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto import fleet_pb2 as fleet
@@ -47,9 +48,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from client.app import app
+from client.app import register
 from client.nodefiles import NodeFiles, alone, load_key
-from client.troubles import explain, trust
+from client.troubles import explain, trust, unlogged
 
 _HEARTBEAT_SECONDS = 30  # Flower takes a node for lost after twice this
 _BACKOFF_SECONDS = (0.5, 10.0)
@@ -112,6 +113,7 @@ class _Node:
             verify=trust(options.ca),
         )
         self._client._client.follow_redirects = False  # the coordinator must not choose whom this machine talks to
+        self._app = register(ClientApp(), on_unlogged=self._unlogged)
         self._state = NodeFiles(options.site)
         self._node: Node | None = None
         self._told: set[str] = set()
@@ -197,6 +199,9 @@ class _Node:
             self._told.add(text)
             self._options.on_event(text)
 
+    def _unlogged(self, error: Exception) -> None:
+        self._tell(unlogged(error))
+
     # The message at hand
 
     def _step(self) -> None:
@@ -253,7 +258,7 @@ class _Node:
             run_config={},
         )  # fmt: skip
         try:
-            body, vector = _parts(app(message=_inflate(stub.metadata.message_id, contents), context=context))
+            body, vector = _parts(self._app(message=_inflate(stub.metadata.message_id, contents), context=context))
             allowed = self._options.may_leave(body, None if vector is None else vector.tobytes())
         except Exception as error:  # noqa: BLE001 - whatever it is, its text may quote data and must not leave
             self._options.on_event(f"a request could not be answered ({type(error).__name__}): see errors.log")

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import httpx
 
-from fedmodels.errors import FileError
+from fedmodels.errors import FedmodelsError, FileError
 
 _CLOCK_AHEAD, _CLOCK_BEHIND = 4.0, 304.0  # seconds that Flower bears, less one for how coarse an HTTP date is
 _EXPIRED, _NOT_YET = 10, 9  # OpenSSL's X509_V_ERR_*
 _WRONG_NAME = (62, 64)
+_MAKE_ROOM = "make room, or correct its permissions"
 
 
 def trust(ca: str) -> ssl.SSLContext:
@@ -27,6 +28,16 @@ def explain(error: Exception, address: str, ahead: float) -> str:
     """What happened, whose fault it is and what to do. ahead: seconds of this clock before the coordinator's."""
     what, fix = _reason(error, ahead)
     return f"{address}: {what}\n  -> {fix}"
+
+
+def unlogged(error: Exception) -> str:
+    """Why not even a refusal could be logged, and what to do."""
+    if isinstance(error, FedmodelsError):
+        return str(error)
+    what = "the log of what leaves this hospital cannot be written"
+    if isinstance(error, OSError):
+        return f"{what}: {error.strerror}\n  -> {_MAKE_ROOM}"
+    return f"{what} ({type(error).__name__})\n  -> run client doctor"
 
 
 def _reason(error: Exception, ahead: float) -> tuple[str, str]:
@@ -48,7 +59,7 @@ def _reason(error: Exception, ahead: float) -> tuple[str, str]:
     if isinstance(error, httpx.TransportError):
         return f"the connection was lost ({type(error).__name__})", "nothing to do here: trying again"
     if isinstance(error, OSError):
-        return f"cannot write the site directory: {error.strerror}", "make room, or correct its permissions"
+        return f"cannot write the site directory: {error.strerror}", _MAKE_ROOM
     return "what answers there speaks another protocol", "both sides need the same version"
 
 

@@ -32,7 +32,7 @@ def link(options: dict[str, str]) -> None:
 
 def node(options: dict[str, str]) -> None:
     if options.get("app") != "installed":  # whose import takes seconds
-        sys.modules["client.app"] = SimpleNamespace(app=stand_in())  # type: ignore[assignment]
+        sys.modules["client.app"] = SimpleNamespace(register=lambda *_, **__: stand_in())  # type: ignore[assignment]
     import client.node
 
     stop = threading.Event()

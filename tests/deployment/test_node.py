@@ -22,6 +22,7 @@ from harness import Authority
 import client.node
 from client.keys import make_node_key
 from client.node import NodeOptions
+from client.troubles import unlogged
 from fedmodels.errors import FileError, UsageError
 
 pytestmark = pytest.mark.deployment
@@ -92,10 +93,11 @@ Handler = Callable[[Message, Context], Message]
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     (tmp_path / "node.key").write_bytes(make_node_key()[0])
 
-    def make(handler: Handler, may_leave: Callable[[bytes, bytes | None], bool] = lambda *_: True) -> Any:
-        app = ClientApp()
-        app.train()(handler)
-        monkeypatch.setattr(client.node, "app", app)
+    def make(handler: Handler | None = None, may_leave: Callable[[bytes, bytes | None], bool] = lambda *_: True) -> Any:
+        if handler:
+            app = ClientApp()
+            app.train()(handler)
+            monkeypatch.setattr(client.node, "register", lambda *_, **__: app)
         events: list[str] = []
         options = NodeOptions(
             address="127.0.0.1:1", ca=Authority().pem, node_key=tmp_path / "node.key", site=tmp_path,
@@ -163,6 +165,31 @@ def test_what_may_not_leave_is_replaced_by_an_empty_error(make: Callable[..., An
     assert received.has_error()
     assert not received.error.reason
     assert len(node.events) == 1
+
+
+def test_people_are_told_once_why_not_even_a_refusal_can_be_logged(make: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "errors.log").mkdir()
+    node = make(may_leave=lambda *_: False)
+    for _ in range(2):
+        node._client.ask(request())
+        steps(node)
+    assert len(node._client.received()) == 2
+    told, held_back, again = node.events
+    assert told.startswith("the log of what leaves this hospital cannot be written: Is a directory\n  -> make room")
+    assert "held back" in held_back
+    assert held_back == again
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (FileError("unreadable", where="log.jsonl", fix="look"), "log.jsonl: unreadable\n  -> look"),
+        (ValueError("patient 4711"), "cannot be written (ValueError)\n  -> run client doctor"),
+    ],
+)
+def test_what_people_are_told_of_a_failing_log_quotes_no_data(error: Exception, text: str) -> None:
+    assert unlogged(error).endswith(text)
+    assert "4711" not in unlogged(error)
 
 
 def test_a_message_delivered_twice_is_answered_once(make: Callable[..., Any]) -> None:
