@@ -229,11 +229,12 @@ class _Node:
             if error.response.status_code != httpx.codes.FORBIDDEN:
                 raise
             contents = None  # the run is over
-        self._request = None
         if contents is None:
+            self._request = None
             self._options.on_event("a request was dropped: it was withdrawn, or too old by the time it was here")
             return
         self._state.take(message_to_proto(stub).SerializeToString())
+        self._request = None
         self._remember(stub)
         self._reply = self._answer(stub, contents)
 

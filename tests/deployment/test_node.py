@@ -1,5 +1,6 @@
 """The node alone, with a coordinator made up in memory: what it acts upon, what it sends, and what it refuses."""
 
+import errno
 import threading
 import time
 from collections.abc import Callable
@@ -165,6 +166,24 @@ def test_what_may_not_leave_is_replaced_by_an_empty_error(make: Callable[..., An
     assert received.has_error()
     assert not received.error.reason
     assert len(node.events) == 1
+
+
+def test_a_message_that_cannot_be_noted_is_worked_on_once_it_can(make: Callable[..., Any]) -> None:
+    node = make(reply)
+    take = node._state.take
+
+    def full(message: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    node._state.take = full
+    node._client.ask(request())
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            steps(node)
+    assert node._client.received() == []
+    node._state.take = take
+    (sent,) = steps(node)
+    assert sent.content.config_records["reply"]["body"] == b"!"
 
 
 def test_people_are_told_once_why_not_even_a_refusal_can_be_logged(make: Callable[..., Any], tmp_path: Path) -> None:
