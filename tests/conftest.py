@@ -7,6 +7,7 @@ import pytest
 os.environ.setdefault("FEDMODELS_DEVICE", "cpu")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For several workers (`make test`): the tests of a file share their fixtures, and those that start processes of
     their own, with time limits, wait for each other."""
