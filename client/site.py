@@ -31,7 +31,7 @@ from fedmodels.data.load import load
 from fedmodels.dp.canaries import Canaries
 from fedmodels.dp.plan import plan_for
 from fedmodels.errors import FedmodelsError, Refused, RemoteProtocolError
-from fedmodels.joining import sign_head
+from fedmodels.joining import sign_head, sign_presence
 from fedmodels.models.registry import expected_parameters
 from fedmodels.secagg.messages import decode_request
 from fedmodels.study import Roster, Study
@@ -82,7 +82,8 @@ class Site(SiteFolder):
 
     def _presence(self, request: wire.PresenceRequest) -> wire.PresenceReply:
         self._load(request.run_id)
-        return self._leave("presence", wire.PresenceReply(self.name), request.run_id)
+        signature = sign_presence(self.identity, request.run_id)
+        return self._leave("presence", wire.PresenceReply(self.name, signature), request.run_id)
 
     def _setup(self, request: wire.SetupRequest) -> wire.SetupReply:
         if request.study_digest != self.study.digest:

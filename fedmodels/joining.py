@@ -19,6 +19,7 @@ from fedmodels.study import Hospital
 from fedmodels.typed import Name, Strict
 
 _HEAD = b"fedmodels/ledger-head/v1"
+_PRESENCE = b"fedmodels/presence/v1"
 _HASH_BYTES, _SIGNATURE_BYTES = 32, 64
 ADDRESS = r"^[A-Za-z0-9.\-\[\]:]+:[0-9]{1,5}\Z"
 HEAD_BYTES = _HASH_BYTES + _SIGNATURE_BYTES
@@ -80,6 +81,20 @@ def verify_head(public_key: bytes, head: bytes) -> bytes:
     except InvalidSignature:
         raise RemoteProtocolError("a ledger head that its hospital did not sign", fix="find out who sent it") from None
     return digest
+
+
+def sign_presence(identity: Ed25519PrivateKey, run_id: bytes) -> bytes:
+    """A hospital's signed statement that it is there, with its protocol state of this run."""
+    return identity.sign(_PRESENCE + run_id)
+
+
+def verify_presence(public_key: bytes, run_id: bytes, signature: bytes) -> bool:
+    """Whether the hospital of this key (raw Ed25519) said so."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _PRESENCE + run_id)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _load(certificate: str, source: str) -> x509.Certificate:

@@ -24,6 +24,7 @@ MAX_BYTES = 1 << 22  # two opaque fields, and a ledger head of every hospital
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 RunId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Opaque = Annotated[bytes, Meta(max_length=1 << 20)]
+Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 Head = Annotated[bytes, Meta(max_length=HEAD_BYTES)]
 Kind = Literal["train", "evaluate"]
 T = TypeVar("T")
@@ -84,9 +85,13 @@ class PresenceRequest(Strict, frozen=True, tag="presence"):
 
 
 class PresenceReply(Strict, frozen=True, tag="presence-reply"):
-    """It is, and still has its protocol state of this run."""
+    """It is, and still has its protocol state of this run; signed, because a node may be any hospital's.
+
+    See `fedmodels.joining.sign_presence`.
+    """
 
     hospital: Name
+    signature: Signature
 
 
 class ContributeReply(Strict, frozen=True, tag="contribute-reply"):

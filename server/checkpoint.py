@@ -1,13 +1,13 @@
 """What a coordinator keeps on disk so that killing it at any moment loses no finished round.
 
-In the run directory: `session`, the smallest session number not yet used, written before a session opens; and
-`checkpoint.safetensors`, everything else, written when a set-up and when a round is over, before anybody hears of it.
-Beside all runs: `heads.json`, the last signed ledger head of each hospital (see `fedmodels.joining.sign_head`). All
-three are replaced as a whole and synced. A simulation keeps nothing.
+In the run directory: `session`, the smallest session number not yet used, written before a session opens, and who is
+proven to have lied, written when that is found; and `checkpoint.safetensors`, everything else, written when a set-up
+and when a round is over, before anybody hears of it. Beside all runs: `heads.json`, the last signed ledger head of each
+hospital (see `fedmodels.joining.sign_head`). All three are replaced as a whole and synced. A simulation keeps nothing.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,15 +66,22 @@ class _About(Strict, frozen=True):
     liars: tuple[str, ...] = ()
 
 
+class _Session(Strict, frozen=True):
+    """The file `session`. lies: the dropouts of hospitals that are proven to have lied."""
+
+    next: int
+    lies: tuple[Dropout, ...] = ()
+
+
 class Journal:
     """The files of one run. directory: of the run; heads: the file of ledger heads."""
 
     def __init__(self, directory: Path, heads: Path) -> None:
         self._directory, self._heads = directory, heads
 
-    def open_session(self, next_session: int) -> None:
-        """To be called before a session opens, with the number after its own."""
-        write_synced(self._directory / _SESSION, f"{next_session}\n".encode())
+    def keep_session(self, next_session: int, lies: Iterable[Dropout]) -> None:
+        """To be called before a session opens, with the number after its own, and when lies are found."""
+        write_synced(self._directory / _SESSION, msgspec.json.encode(_Session(next_session, tuple(lies))))
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint."""
@@ -99,19 +106,26 @@ class Journal:
                 about = msgspec.json.decode(file.metadata()["about"], type=_About)
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             checkpoint = _checkpoint(about, arrays)
-            used = int((self._directory / _SESSION).read_text()) if (self._directory / _SESSION).exists() else 1
+            session = self._session()
         except (SafetensorError, ValueError, KeyError, TypeError):
             raise RunError(
                 "the checkpoint cannot be read", where=str(path), fix="restore this folder, or begin a new run"
             ) from None
-        lost = max(0, used - checkpoint.next_session)
+        lost = max(0, session.next - checkpoint.next_session)
+        untold = tuple(lie for lie in session.lies if lie not in checkpoint.dropouts)
         return replace(
             checkpoint,
             next_session=checkpoint.next_session + lost,
             retries=checkpoint.retries - lost,
             asked={name: count + lost for name, count in checkpoint.asked.items()},
+            dropouts=checkpoint.dropouts + untold,
+            liars=tuple(sorted({*checkpoint.liars, *(lie.hospital for lie in session.lies)})),
             lost=lost,
         )
+
+    def _session(self) -> _Session:
+        path = self._directory / _SESSION
+        return msgspec.json.decode(path.read_bytes(), type=_Session) if path.exists() else _Session(1)
 
     def forget(self) -> None:
         """Remove what only a run that goes on needs."""

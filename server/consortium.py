@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fedmodels import secagg, wire
 from fedmodels.errors import RemoteProtocolError, RoundAborted, RunError, WrongShares
+from fedmodels.joining import verify_presence
 from fedmodels.study import Roster, Study
 from server.checkpoint import Checkpoint, Journal
 from server.exchange import NODE_FAILED, NODE_LOST, Answer, Exchange
@@ -171,7 +172,9 @@ class Consortium:
         for answer in self._exchange.ask(dict.fromkeys([*known, *sorted(strangers)], request), _QUICK_SECONDS):
             if not isinstance(answer.reply, wire.PresenceReply):
                 continue
-            hospital = answer.reply.hospital
+            hospital, signature = answer.reply.hospital, answer.reply.signature
+            if hospital not in away or not verify_presence(self._roster.keys[hospital], self.run_id, signature):
+                continue  # one node must not answer in the name of another's hospital
             if answer.node in strangers and hospital in unknown:
                 unknown.discard(hospital)
                 self._nodes[hospital] = answer.node
@@ -203,6 +206,7 @@ class Consortium:
                 self.liars |= set(error.liars)
                 reasons |= dict.fromkeys(error.liars, f"it gave {error.what}")
                 self._lose(_dropped(session) + error.liars, number, kind, reasons)
+                self._keep_session(self.next_session)
                 raise
             finally:
                 self._heads.keep()
@@ -213,8 +217,7 @@ class Consortium:
     def _open(self, kind: wire.Kind, number: int, model: npt.NDArray[np.float32], words: int) -> Session:
         weights, session = wire.weights_digest(model), self._aggregator.next_session
         digest = wire.model_digest(kind, number, model.size, weights)
-        if self._journal:
-            self._journal.open_session(session + 1)
+        self._keep_session(session + 1)
         arguments = (self._aggregator, session, self.present, digest, words)
         opened: Session
         if self._study.federation.on_dropout == "recover":
@@ -222,6 +225,10 @@ class Consortium:
         else:
             self._aggregator, opened = secagg.open_session(*arguments)
         return opened
+
+    def _keep_session(self, following: int) -> None:
+        if self._journal:
+            self._journal.keep_session(following, (d for d in self.dropouts if d.hospital in self.liars))
 
     def _collect(
         self,
@@ -269,11 +276,10 @@ class Consortium:
             return answer.reason
         try:
             self._heads.check(name, answer.reply.head)
+            secagg.check_sender(answer.reply.header, name)
             session.add(answer.reply.header, answer.array)
         except RemoteProtocolError as error:
             return error.what
-        if name in session.missing:
-            return "it sent another hospital's contribution"
         self._heads.note(name, answer.reply.head)
         return ""
 
@@ -285,7 +291,8 @@ class Consortium:
             nodes = {self._nodes[name]: name for name in requests}
             messages = {node: wire.UnmaskRequest(self.run_id, requests[name]) for node, name in nodes.items()}
             for answer in self._exchange.ask(messages, _QUICK_SECONDS):
-                reasons[nodes[answer.node]] = _answer(session, answer)
+                name = nodes[answer.node]
+                reasons[name] = _answer(session, answer, name)
             start = self.clock.spend("waiting", start)
         self.clock.spend("aggregation", start)
 
@@ -299,11 +306,12 @@ def _dropped(session: Session) -> tuple[str, ...]:
     return session.dropped if isinstance(session, secagg.RecoverSession) else ()
 
 
-def _answer(session: secagg.RecoverSession, answer: Answer) -> str:
-    """Take what a hospital reveals; returns why it could not be, or an empty string."""
+def _answer(session: secagg.RecoverSession, answer: Answer, name: str) -> str:
+    """Take what the hospital `name` reveals; returns why it could not be, or an empty string."""
     if not isinstance(answer.reply, wire.UnmaskReply):
         return answer.reason
     try:
+        secagg.check_sender(answer.reply.message, name)
         session.answer(answer.reply.message)
     except RemoteProtocolError as error:
         return error.what

@@ -22,7 +22,7 @@ REPLIES = [
     wire.SetupReply("a", b"key", b"head"),
     wire.ContributeReply(b"header", b"head"),
     wire.UnmaskReply(b"message"),
-    wire.PresenceReply("a"),
+    wire.PresenceReply("a", bytes(64)),
     wire.Refusal("busy"),
 ]
 DECODERS = [wire.decode_request, wire.decode_reply, lambda data: wire.split_reply(data)[0]]

@@ -24,15 +24,18 @@ a `retry` round:
     coordinator:  aggregator, session = open_session(aggregator, r, contributors, model_digest, words)
     hospital:     check_request(state, session.request), then train and encode
     hospital:     state, reply = upload(state, session.request, model_digest, vector); persist; send
-    coordinator:  session.add(reply.header, reply.vector) for each reply; total = session.result()
+    coordinator:  check_sender(reply.header, hospital); session.add(reply.header, reply.vector) for each reply
+    coordinator:  total = session.result()
 
 a `recover` round:
 
     coordinator:  aggregator, session = open_recovery(aggregator, r, contributors, model_digest, words)
     hospital:     check_request(state, session.request), then train and encode
     hospital:     state, reply = upload_recover(state, session.request, model_digest, vector, random); persist; send
-    coordinator:  session.add(reply.header, reply.vector) for each reply; keep the vectors on the disk
-    coordinator:  while requests := session.advance(recall): send each; session.answer(reply) for each reply
+    coordinator:  check_sender(reply.header, hospital); session.add(reply.header, reply.vector) for each reply; keep the
+                  vectors on the disk
+    coordinator:  while requests := session.advance(recall): send each; check_sender(reply, hospital) and
+                  session.answer(reply) for each reply
     hospital:     state, reply = reveal(state, request); persist; send
     coordinator:  total = session.result(), the sum over session.survivors
 
@@ -65,7 +68,7 @@ each as 8 bytes big-endian length and content. Names are UTF-8, in ascending ord
     header          = the upload's header and the sealed shares for all others of U
     step A          : h and D (ascending) to each of U \\ D; answered with the seed s of each of D
     step B          : h, D and the shares sealed for this holder by all others of U \\ D; answered with its share of
-                      every member of U \\ D, its own in its place
+                      every member of U \\ D, its own in its place, nil for one that does not open
 
 Messages are MessagePack maps with exactly the fields of `messages`, in that order.
 """
@@ -74,7 +77,7 @@ from fedmodels.secagg.aggregator import Aggregator, Session, collect, open_sessi
 from fedmodels.secagg.contributor import Upload, begin_setup, check_request, finish_setup, is_repeat, upload
 from fedmodels.secagg.encoding import Lattice
 from fedmodels.secagg.keystream import Vector
-from fedmodels.secagg.messages import SessionRequest
+from fedmodels.secagg.messages import SessionRequest, check_sender
 from fedmodels.secagg.primitives import Randomness
 from fedmodels.secagg.recovery import reveal, reveal_pairs, reveal_shares, upload_recover
 from fedmodels.secagg.states import Announced, PairsRevealed, Ready, SetUp, State, Unmasked, Uploaded
@@ -102,6 +105,7 @@ __all__ = [
     "Vector",
     "begin_setup",
     "check_request",
+    "check_sender",
     "collect",
     "dump",
     "finish_setup",

@@ -101,7 +101,8 @@ class Session:
         """Add one upload: an encoded `UploadHeader` and the vector beside it. The same upload again changes nothing.
 
         Raises `RemoteProtocolError`, naming the hospital, when the upload is not for this session (another number,
-        model, list of contributors or set-up), damaged, or a second and different one.
+        model, list of contributors or set-up), damaged, or a second and different one. Sharp edge: an upload says
+        itself whose it is; `check_sender` first.
         """
         self._uploads.add(header, vector)
 

@@ -1,16 +1,18 @@
 """Whose fault wrong shares are, where it can be said.
 
-A wrong share was dealt wrong or opened wrong: it speaks against the pair {dealer, holder}. Those who lied have part in
-every such pair, so they are a vertex cover of the graph that the pairs make. A hospital is proven to have lied if every
-cover that is small enough has it. The rule that finds them is that of Buss and Goldsmith (1993, "Nondeterminism within
-P"): whoever is in more pairs than there may be liars must be one, or all its peers in these pairs would be.
+A wrong share, or one that does not open, was dealt wrong or opened wrong: it speaks against the pair {dealer, holder}.
+Shares that lie further from any polynomial than so few liars could bring them speak against their dealer alone. Those
+who lied have part in every such pair, so they are a vertex cover of the graph that the pairs make. A hospital is proven
+to have lied if every cover that is small enough has it. The rule that finds them is that of Buss and Goldsmith (1993,
+"Nondeterminism within P"): whoever is in more pairs than there may be liars must be one, or all its peers in these
+pairs would be.
 """
 
 from collections import Counter
 from collections.abc import Set
 
 Pair = frozenset[str]
-"""A dealer and a holder; one name where a hospital's share of its own secret is wrong."""
+"""A dealer and a holder; one name where a hospital's share of its own secret is wrong, or a dealer's shares of any."""
 
 
 def liars(pairs: Set[Pair], few: int, most: int) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ Vectors travel beside their `UploadHeader` or `RecoverHeader`, as little-endian 
 hold the secrets that a contributor decided to hand to the aggregator; no other message holds any.
 """
 
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -99,12 +100,13 @@ class RevealShares(Message, frozen=True, tag="reveal-shares/v1"):
 
 
 class Shares(Message, frozen=True, tag="shares/v1"):
-    """Answer to step B: one share of the self mask of every survivor, in ascending order of its name."""
+    """Answer to step B: one share of the self mask of every survivor, in ascending order of its name; None for one that
+    does not open."""
 
     sender: Name
     session_digest: Key
     dropped: Names
-    shares: Secrets
+    shares: Annotated[tuple[Secret | None, ...], Meta(min_length=1, max_length=MAX_HOSPITALS)]
 
 
 M = TypeVar("M", bound=Message)
@@ -127,6 +129,29 @@ def decode_secret(_: type, value: Any) -> Secret:  # noqa: ANN401 - the signatur
 def encode(message: Message) -> bytes:
     """The one encoding of a message."""
     return msgspec.msgpack.encode(message, enc_hook=encode_secret)
+
+
+def check_sender(data: bytes, sender: str) -> None:
+    """Raise `RemoteProtocolError` unless `sender` is who this upload header or answer says that it is from.
+
+    Headers and answers are not signed: whoever carries them knows from whom they came, and asks this before a session
+    takes them. Without it one hospital could answer in another's name, whose own answer would then be refused.
+    """
+    types: tuple[type[RecoverHeader | UploadHeader | Pairs | Shares], ...] = (
+        RecoverHeader,
+        UploadHeader,
+        Pairs,
+        Shares,
+    )
+    for type_ in types:
+        with suppress(RemoteProtocolError):
+            if decode(data, type_).sender == sender:
+                return
+    raise RemoteProtocolError(
+        "it sent another hospital's contribution or answer, or none that can be read",
+        where=f"hospital {sender}",
+        fix="leave this hospital out and open a new session",
+    )
 
 
 def decode_request(data: bytes) -> SessionRequest:

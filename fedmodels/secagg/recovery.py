@@ -132,8 +132,12 @@ def reveal_shares(state: State, request: bytes) -> tuple[Unmasked, bytes]:
     """Step B: a share of the self mask of every survivor, as encoded `Shares`; all keys of the round are erased.
 
     request: an encoded `RevealShares`. The very same request again gets the same bytes. `RemoteProtocolError`, and no
-    change, unless it is for this contributor's last upload, D is that of its step A (none: nobody), and every sealed
-    share opens: one that was changed, swapped, or sealed for another session, dealer or holder does not.
+    change, unless it is for this contributor's last upload, D is that of its step A (none: nobody), and some sealed
+    share opens.
+
+    One that was changed, swapped, or sealed for another session, dealer or holder does not open, and None stands in its
+    place: so that its dealer cannot keep this contributor from answering for the others. That reveals a part of what
+    the right request would have, once: there is no second answer with the shares that are missing.
     """
     current = enter(REVEAL_SHARES, state)
     answered = digest(Label.ANSWERED, request)
@@ -152,13 +156,15 @@ def reveal_shares(state: State, request: bytes) -> tuple[Unmasked, bytes]:
     if problem:
         raise _refused("step B", problem)
     shares = _open_shares(current, survivors, asked.shares)
+    if sum(share is not None for share in shares) == 1:
+        raise _refused("step B", "no share opens but this hospital's own: they are not for it, or all were changed")
     reply = Shares(current.name, round_.session_digest, dropped, shares)
     return Unmasked(current.ready, answered, reply), encode(reply)
 
 
 def _open_shares(
     state: Uploaded | PairsRevealed, survivors: tuple[str, ...], sealed: tuple[bytes, ...]
-) -> tuple[Secret, ...]:
+) -> tuple[Secret | None, ...]:
     """The shares dealt by `survivors`, of which this contributor is one; the others' are `sealed`, in their order."""
     waiting, shares = list(sealed), []
     for dealer in survivors:
@@ -166,13 +172,7 @@ def _open_shares(
         if dealer != state.name:
             data = _share_data(state.round.session_digest, dealer, state.name)
             share = unseal(state.round.share_keys[dealer], waiting.pop(0), data)
-        if share is None or not is_scalar(share):
-            raise RemoteProtocolError(
-                "the share that is said to come from it cannot be opened",
-                where=f"step B, hospital {dealer}",
-                fix="the coordinator changed or mixed up shares, or that hospital sealed a wrong one",
-            )
-        shares.append(share)
+        shares.append(share if share is not None and is_scalar(share) else None)
     return tuple(shares)
 
 

@@ -8,6 +8,7 @@ Decoding Reed-Solomon Codes").
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from fedmodels.errors import LocalProtocolError
 from fedmodels.secagg.primitives import KEY_BYTES, Randomness, Secret
@@ -42,30 +43,39 @@ def split(polynomial: Sequence[Secret], count: int) -> tuple[Secret, ...]:
 
 @dataclass(frozen=True)
 class Combined:
-    """Secrets from shares, one per dealer. wrong: for each dealer (by place) whose shares do not lie on one polynomial,
-    the shares that are off; nobody where there are too few right ones to tell."""
+    """Secrets from shares, one per dealer; None where there are too few. wrong: for each dealer (by place) whose shares
+    do not lie on one polynomial, the shares that are off; nobody where there are too few right ones to tell."""
 
-    secrets: tuple[Secret, ...]
+    secrets: tuple[Secret | None, ...]
     wrong: Mapping[int, frozenset[int]]
 
 
-def combine(shares: Mapping[int, Sequence[Secret]], threshold: int) -> Combined:
-    """The secrets of all dealers from shares[x][dealer] of the same dealers at `threshold` or more places x.
+def combine(shares: Mapping[int, Sequence[Secret | None]], threshold: int) -> Combined:
+    """The secrets of all dealers from shares[x][dealer] at the places x; None where a dealer's share is missing.
 
-    The secrets are right where `wrong` is empty and fewer than `len(shares) - threshold + 1` shares of each dealer are
-    wrong; with exactly `threshold` shares nothing can be checked.
+    A secret is right where its dealer is not in `wrong` and fewer than `m - threshold + 1` of its m shares are wrong;
+    with exactly `threshold` shares nothing can be checked.
     """
-    places = sorted(shares)
-    columns = list(zip(*([_integer(share) for share in shares[x]] for x in places), strict=True))
-    first, rest = places[:threshold], range(threshold, len(places))
-    at_zero = _lagrange(first, 0)
-    checks = [(_lagrange(first, places[i]), i) for i in rest]
-    secrets, wrong = [], {}
-    for dealer, column in enumerate(columns):
-        secrets.append(_secret(_dot(at_zero, column)))
-        if any(_dot(weights, column) != column[i] for weights, i in checks):
-            wrong[dealer] = _off(places, column, threshold)
+    places, weights_of = sorted(shares), cache(_weights)
+    secrets: list[Secret | None] = []
+    wrong = {}
+    for dealer, column in enumerate(zip(*(shares[x] for x in places), strict=True)):
+        known = {x: _integer(share) for x, share in zip(places, column, strict=True) if share is not None}
+        here, values = tuple(known), list(known.values())
+        if len(here) < threshold:
+            secrets.append(None)
+            continue
+        at_zero, checks = weights_of(here, threshold)
+        secrets.append(_secret(_dot(at_zero, values)))
+        if any(_dot(weights, values) != value for weights, value in zip(checks, values[threshold:], strict=True)):
+            wrong[dealer] = _off(here, values, threshold)
     return Combined(tuple(secrets), wrong)
+
+
+def _weights(places: tuple[int, ...], threshold: int) -> tuple[list[int], list[list[int]]]:
+    """Those of the first `threshold` shares that give the secret, and those that give each share after them."""
+    first = places[:threshold]
+    return _lagrange(first, 0), [_lagrange(first, x) for x in places[threshold:]]
 
 
 def _integer(value: Secret) -> int:

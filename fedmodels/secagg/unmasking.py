@@ -5,12 +5,12 @@ that fails *after* its upload has to come out of that sum again; its masked vect
 the caller (`Recall`), who keeps the uploads of a session wherever there is room, such as a folder on the disk.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import replace
 
 from fedmodels.errors import RemoteProtocolError, RoundAborted, WrongShares
 from fedmodels.secagg.aggregator import Aggregator, bind
-from fedmodels.secagg.blame import liars
+from fedmodels.secagg.blame import Pair, liars
 from fedmodels.secagg.keystream import Vector, add_masks
 from fedmodels.secagg.messages import (
     Pairs,
@@ -79,6 +79,7 @@ class RecoverSession:
         """Add one upload: an encoded `RecoverHeader` and the vector beside it. The same upload again changes nothing.
 
         Raises `RemoteProtocolError`, naming the hospital, as `Session.add` does, and for an upload that is too late.
+        Sharp edge: an upload says itself whose it is; `check_sender` first.
         """
         upload = decode(header, RecoverHeader)
         if self._stage != _UPLOAD and self._uploads.headers.get(upload.sender) != upload:
@@ -139,7 +140,7 @@ class RecoverSession:
         """Take the answer to a request of the present stage. The same again changes nothing.
 
         Raises `RemoteProtocolError`, naming the hospital, for one of another stage, session or list, and for a second
-        and different one; a stale answer that was delayed on its way is one of these.
+        and different one; a stale answer that was delayed on its way is one of these. Sharp edge: see `add`.
         """
         if self._stage == _STEP_A:
             pairs = decode(message, Pairs)
@@ -148,17 +149,17 @@ class RecoverSession:
         elif self._stage == _STEP_B:
             shares = decode(message, Shares)
             self._check(shares, self._shares, shares.shares, len(self.survivors))
-            if not all(is_scalar(share) for share in shares.shares):
+            if not all(share is None or is_scalar(share) for share in shares.shares):
                 raise self._uploads.error(shares.sender, "its answer holds a number that is no share")
+            if shares.shares[self.survivors.index(shares.sender)] is None:
+                raise self._uploads.error(shares.sender, "its answer lacks the share of its own secret")
             self._shares[shares.sender] = shares
         else:
             raise RemoteProtocolError(
                 "an answer came that nothing was asked for", where=self._uploads.where, fix="leave it out"
             )
 
-    def _check(
-        self, reply: Pairs | Shares, known: Mapping[str, Pairs | Shares], secrets: tuple[Secret, ...], count: int
-    ) -> None:
+    def _check(self, reply: Pairs | Shares, known: Mapping[str, Pairs | Shares], secrets: Sized, count: int) -> None:
         problem = ""
         if reply.sender not in self.survivors:
             problem = "an answer comes from a sender that was not asked"
@@ -179,9 +180,10 @@ class RecoverSession:
             raise self._aborted(self.missing, f"{self._threshold} answers are needed; wait for more, or run it again")
         places = {self._contributors.index(name) + 1: reply.shares for name, reply in self._shares.items()}
         combined = combine(places, self._threshold)
-        if combined.wrong:
+        secrets = [secret for secret in combined.secrets if secret is not None]
+        if combined.wrong or len(secrets) < len(self.survivors):
             raise self._lie(combined.wrong)
-        selves = zip(self.survivors, combined.secrets, strict=True)
+        selves = zip(self.survivors, secrets, strict=True)
         minus = [self_mask(secret, self._uploads.digest, name) for name, secret in selves]
         plus: list[Secret] = []
         for name, reply in self._pairs.items():
@@ -191,18 +193,21 @@ class RecoverSession:
         self._stage = _OPEN
 
     def _lie(self, wrong: Mapping[int, frozenset[int]]) -> WrongShares:
-        """The error for these wrong shares, by the place of their dealer among the survivors.
+        """The error for these wrong shares, by the place of their dealer among the survivors, and those not opened.
 
         No honest hospital is among its `liars` while at most c = `max_colluding` hospitals lie (one, where c is 0), and
         no more than half of the answers beyond the threshold: what the decoder of the shares can correct.
         """
+        bearable = (len(self._shares) - self._threshold) // 2
+        few = min(max(1, self._terms.max_colluding), bearable)
         pairs = {
             frozenset({self.survivors[dealer], self._contributors[place - 1]})
             for dealer, places in wrong.items()
             for place in places
-        }
-        bearable = (len(self._shares) - self._threshold) // 2
-        proven = liars(pairs, min(max(1, self._terms.max_colluding), bearable), bearable)
+        } | self._unopened()
+        if self._terms.max_colluding <= bearable:  # then the decoder corrects all that may happen to an honest dealer
+            pairs |= {frozenset({self.survivors[dealer]}) for dealer, places in wrong.items() if not places}
+        proven = liars(pairs, few, bearable)
         unsure = sorted(" or ".join(sorted(pair)) for pair in pairs if not pair & set(proven))
         named = "".join(f", hospital {name}" for name in (*proven, *unsure))
         return WrongShares(
@@ -211,6 +216,15 @@ class RecoverSession:
             where=f"{self._uploads.where}, {self._stage}{named}",
             fix="run the round again without the hospitals that lied, with fresh training and a new session number",
         )
+
+    def _unopened(self) -> set[Pair]:
+        """Dealer and holder of every share that is said not to open."""
+        return {
+            frozenset({dealer, holder})
+            for holder, reply in self._shares.items()
+            for dealer, share in zip(self.survivors, reply.shares, strict=True)
+            if share is None
+        }
 
     def result(self) -> Vector:
         """The sum of the survivors' vectors modulo 2^32; `RoundAborted` names who is missing while it is not open."""

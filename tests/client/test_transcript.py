@@ -352,7 +352,7 @@ def test_small_numbers_of_either_sign_are_not_random(size: int) -> None:
 
 @pytest.mark.parametrize("reply", [
     wire.SetupReply("a", b"k" * 300, b"h"), wire.ContributeReply(b"x" * 70_000), wire.UnmaskReply(b""),
-    wire.PresenceReply("hospital-" + "n" * 40), wire.Refusal("busy"),
+    wire.PresenceReply("hospital-" + "n" * 40, bytes(64)), wire.Refusal("busy"),
 ])  # fmt: skip
 def test_a_reply_is_told_from_the_bytes_behind_it(reply: wire.Reply) -> None:
     for rest in (b"", b"\x83abc" * 9):

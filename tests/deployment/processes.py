@@ -70,7 +70,7 @@ def stand_in() -> ClientApp:
                 os.kill(os.getpid(), signal.SIGKILL)
             case wire.ContributeRequest():
                 time.sleep(float(request.session))
-        record = RecordDict({"reply": ConfigRecord({"body": wire.encode(wire.PresenceReply(site.name))})})
+        record = RecordDict({"reply": ConfigRecord({"body": wire.encode(wire.PresenceReply(site.name, bytes(64)))})})
         model = message.content.array_records.get("model")
         if model is not None:
             record["vector"] = ArrayRecord({"vector": Array(model["model"].numpy().view(np.uint32) + np.uint32(1))})

@@ -14,6 +14,7 @@ from life import Consortium, command
 
 from fedmodels import wire
 from fedmodels.errors import RunError
+from fedmodels.joining import verify_presence
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
 from fedmodels.settings import apply_settings
@@ -127,7 +128,8 @@ def test_replayed_and_stale_messages(consortium: Consortium) -> None:
         first.program.process.send_signal(signal.SIGCONT)
         assert [answer.reply for answer in late] in ([], [None])  # Flower may say itself that it was too late
         (present,) = ask({node: wire.PresenceRequest(sums.run_id)}, 20)
-        assert present.reply == wire.PresenceReply(first.name)
+        assert isinstance(present.reply, wire.PresenceReply)
+        assert verify_presence(roster.keys[first.name], sums.run_id, present.reply.signature)
     assert books(consortium) == before
 
 

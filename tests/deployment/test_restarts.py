@@ -52,7 +52,7 @@ def test_a_killed_node_is_back_at_once_and_what_it_was_doing_is_answered_with_an
         back = time.monotonic() - start
         assert asked.result(10).problem == NODE_FAILED
         assert back < 30, "Flower would have it wait for up to 60 s"
-        assert ask(exchange, PRESENCE).reply == wire.PresenceReply("a")
+        assert ask(exchange, PRESENCE).reply == wire.PresenceReply("a", bytes(64))
     assert not (fresh.folder / "a" / "node.message").exists()
 
 
@@ -100,7 +100,7 @@ def test_a_run_survives_a_link_that_is_killed_and_started_again(fresh: Deploymen
         array = asked.result(30).array
         assert array is not None
         assert (array == MODEL.view(np.uint32) + np.uint32(1)).all()
-        assert ask(exchange, PRESENCE).reply == wire.PresenceReply("a")
+        assert ask(exchange, PRESENCE).reply == wire.PresenceReply("a", bytes(64))
     assert seen(fresh) == ["ContributeRequest", "PresenceRequest"]
 
 
@@ -116,7 +116,7 @@ def test_a_run_whose_process_died_does_not_stand_in_the_way(fresh: Deployment, n
     with fresh.link.open_run("dead") as grid:
         grid.end = lambda outcome: None  # as if the process were gone before it could report
     with fresh.link.open_run("alive") as grid:
-        assert ask(Exchange(grid), PRESENCE).reply == wire.PresenceReply("a")
+        assert ask(Exchange(grid), PRESENCE).reply == wire.PresenceReply("a", bytes(64))
 
 
 def test_the_outcome_of_a_run_is_reported_without_a_reason(fresh: Deployment) -> None:

@@ -171,7 +171,7 @@ def seeds() -> list[bytes]:
         wire.encode(wire.SetupReply("hospital-0", ANNOUNCED.message, bytes(96))),
         wire.encode(wire.ContributeReply(RETRY_UPLOAD.header, bytes(96))),
         wire.encode(wire.UnmaskReply(answers[0])),
-        wire.encode(wire.PresenceReply("hospital-0")),
+        wire.encode(wire.PresenceReply("hospital-0", bytes(64))),
         wire.encode(wire.Refusal("busy")),
     ]
     return [bytes([target]) + data for target in range(len(TARGETS)) for data in valid]

@@ -106,7 +106,8 @@ class Knowledge:
             alive = [name for name in self.members[answer.session_digest] if name not in answer.dropped]
             for dealer, share in zip(alive, answer.shares, strict=True):
                 place = self.place(answer.session_digest, answer.sender)
-                self.shares[answer.session_digest][dealer][place] = share
+                if share is not None:
+                    self.shares[answer.session_digest][dealer][place] = share
             return
         for peer, seed in zip(pairs.dropped, pairs.seeds, strict=True):
             self.seeds[pairs.session_digest][frozenset((pairs.sender, peer))] = seed

@@ -160,6 +160,8 @@ def number(value):
 
 def pack(value):
     """MessagePack, of the types and sizes that the vectors need."""
+    if value is None:
+        return b"\xc0"
     if isinstance(value, int):
         return bytes([value])
     if isinstance(value, str):

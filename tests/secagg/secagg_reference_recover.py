@@ -99,10 +99,19 @@ class Round:
         requests, replies = {}, {}
         for name in alive:
             sealed = [self.sealed(dealer, name) for dealer in alive if dealer != name]
-            opened = [self.share(dealer, name) for dealer in alive]
             requests[name] = pack({"type": "reveal-shares/v1", **fields, "shares": sealed})
-            replies[name] = pack({"type": "shares/v1", "sender": name, **fields, "shares": opened})
+            replies[name] = self.step_b_reply(name, dropped, sealed)
         return requests, replies
+
+    def step_b_reply(self, name, dropped, sealed):
+        """What `name` answers where the coordinator gave it these sealed shares, right ones or not."""
+        dealers, waiting = [dealer for dealer in self.members if dealer not in dropped], list(sealed)
+        opened = [
+            self.share(dealer, name) if dealer == name or waiting.pop(0) == self.sealed(dealer, name) else None
+            for dealer in dealers
+        ]
+        fields = {"session_digest": self.h, "dropped": dropped, "shares": opened}
+        return pack({"type": "shares/v1", "sender": name, **fields})
 
     def open(self, masked, dropped, holders):
         """The sum of the survivors, from their masked vectors, the revealed pair seeds and the shares of `holders`."""

@@ -4,6 +4,7 @@ import copy
 import pickle
 import traceback
 
+import msgspec
 import numpy as np
 import pytest
 from secagg_adversary import Knowledge
@@ -29,7 +30,7 @@ from fedmodels import secagg
 from fedmodels.errors import FedmodelsError, LocalProtocolError, RoundAborted
 from fedmodels.secagg import recovery
 from fedmodels.secagg.keystream import add_masks, checksum
-from fedmodels.secagg.messages import Pairs, RecoverRequest, Shares, decode, encode
+from fedmodels.secagg.messages import Pairs, RecoverRequest, RevealShares, Shares, decode, encode
 from fedmodels.secagg.primitives import Secret
 
 WORDS = 100_000
@@ -170,6 +171,8 @@ def test_keys_show_neither_in_errors_nor_in_tracebacks_with_local_variables():
         half.answer(secagg.reveal_shares(states[name], requests[name])[1])
     retry, _ = set_up(make_terms(5, 3, 1))
     zeros = np.zeros(3, np.uint32)
+    asked = decode(share_request, RevealShares)
+    nothing_opens = encode(msgspec.structs.replace(asked, shares=(bytes(48),) * len(asked.shares)))
     mistakes = [
         lambda: secagg.reveal_pairs(ready, pairs_request),
         lambda: secagg.reveal_pairs(unmasked, pairs_request),
@@ -177,7 +180,8 @@ def test_keys_show_neither_in_errors_nor_in_tracebacks_with_local_variables():
         lambda: secagg.reveal_shares(state, after_dropout),
         lambda: secagg.reveal_shares(revealed, share_request),
         lambda: secagg.reveal_shares(unmasked, after_dropout),
-        lambda: secagg.reveal_shares(state, share_request[:-1] + b"!"),
+        lambda: secagg.reveal_shares(state, share_request[:-1]),
+        lambda: secagg.reveal_shares(state, nothing_opens),
         lambda: secagg.upload_recover(state, session.request, MODEL, zeros, randomness(1)),
         lambda: secagg.upload_recover(ready, session.request, MODEL, np.zeros(3), randomness(1)),
         lambda: secagg.upload_recover(ready, session.request, MODEL, zeros, lambda n: b""),

@@ -113,3 +113,14 @@ def test_frozen_wrong_requests_are_refused_after_the_upload(case):
     for wrong in case["refused"]["requests"]:
         with pytest.raises(RemoteProtocolError):
             secagg.reveal(state, bytes.fromhex(wrong["request"]))
+
+
+@ROUNDS
+def test_frozen_requests_with_wrong_shares_get_the_others_alone(case):
+    _, states, _ = uploaded(case)
+    _, _, t0, chains = reference.set_up(case["run"])
+    round_, by = Round(t0, chains, case["session"], case["run"]["threshold"]), case["refused"]["by"]
+    for wrong in case["answered in part"]:
+        reply = secagg.reveal(states[by], bytes.fromhex(wrong["request"]))[1]
+        assert reply.hex() == wrong["reply"]
+        assert reply == round_.step_b_reply(by, [], [bytes.fromhex(share) for share in wrong["shares"]])

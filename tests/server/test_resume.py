@@ -1,7 +1,7 @@
 """Killing the coordinator at any point of a run loses no finished round, and hospitals are charged for what left."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -124,13 +124,13 @@ def test_a_run_that_is_killed_between_checkpoint_and_line_keeps_the_round(tmp_pa
 
 def test_session_numbers_are_on_disk_before_a_session_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     federation = tiny_federation(tmp_path)
-    real, numbers = Journal.open_session, []
+    real, numbers = Journal.keep_session, []
 
-    def note(self: Journal, next_session: int) -> None:
-        real(self, next_session)
-        numbers.append((next_session, int((tmp_path / "run" / "session").read_text())))
+    def note(self: Journal, next_session: int, lies: Iterable[Dropout]) -> None:
+        real(self, next_session, lies)
+        numbers.append((next_session, json.loads((tmp_path / "run" / "session").read_text())["next"]))
 
-    monkeypatch.setattr(Journal, "open_session", note)
+    monkeypatch.setattr(Journal, "keep_session", note)
     start(federation, tmp_path, lambda *_: "none")
     assert numbers == [(2, 2), (3, 3), (4, 4), (5, 5)]
 
@@ -187,10 +187,12 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert after.liars == ("b",)
     for name in ("model", "average", "first", "second"):
         assert np.array_equal(getattr(after.state, name), getattr(before.state, name))
-    journal.open_session(11)  # two sessions were opened after the checkpoint
+    lie = Dropout(4, "train", "a", "it gave wrong shares")
+    journal.keep_session(11, [lie])  # two sessions were opened after the checkpoint
     lost = journal.load()
     assert lost is not None
     assert (lost.next_session, lost.retries, lost.asked) == (11, 0, {"a": 10, "b": 10})
+    assert (lost.liars, lost.dropouts) == (("a", "b"), (*before.dropouts, lie))
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 30, b"{}"])

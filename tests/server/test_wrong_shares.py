@@ -1,6 +1,6 @@
 """Hospitals that lie in step B of a `recover` round: who is proven to is left out, the run and its model survive."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,15 +12,16 @@ from flwr.clientapp import ClientApp
 from client.app import register
 from fedmodels import wire
 from fedmodels.errors import RunError
-from fedmodels.secagg.messages import Shares, decode, encode
+from fedmodels.secagg.messages import RecoverHeader, Shares, decode, encode
 from fedmodels.secagg.primitives import Secret
 from server.app import resume_study, run_study
+from server.consortium import Consortium
 from server.exchange import Exchange
 from server.records import RoundLine
 from simulations.federation import Federation
 from simulations.localgrid import LocalGrid
 
-LIAR, NODE = "hospital-03", 4
+LIAR, NODE, VICTIM = "hospital-03", 4, "hospital-01"
 SEVEN = ("federation.hospitals=7", "federation.on_dropout=recover", "training.rounds=2")  # the threshold is 5
 EVERYBODY = range(7)
 Lies = Callable[[int, str], Sequence[int]]
@@ -110,8 +111,11 @@ def test_lies_of_unknown_origin_end_the_run_when_its_retries_are_used_up(tmp_pat
 
 
 def test_two_liars_together_who_cannot_be_told_apart_from_the_others_blame_nobody(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="too few answers to tell"):
+    """They make the shares of all seven dealers look wrong, which one liar could not."""
+    everybody = ", ".join(f"hospital hospital-0{i}" for i in range(1, 8))
+    with pytest.raises(RunError, match=rf"step B, {everybody}: wrong shares") as caught:
         run(tmp_path, {NODE: always, 6: always}, "federation.max_retries=0")
+    assert "without" not in str(caught.value)
 
 
 def test_honest_hospitals_are_never_accused(tmp_path: Path) -> None:
@@ -149,3 +153,133 @@ def test_a_liar_stays_out_when_the_coordinator_is_started_again(tmp_path: Path) 
     assert [len(line.hospitals) for line in lines] == [6]
     assert [dropout["hospital"] for dropout in result["dropouts"]] == [LIAR]
     assert charges(federation)[2] == 1
+
+
+def test_a_liar_stays_out_though_the_coordinator_is_killed_before_the_round_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, again: bool) -> None:
+        if again:
+            raise Killed
+
+    federation = tiny_federation(tmp_path, *SEVEN)
+    grid, heads, lines = LyingGrid(federation, {NODE: always}), tmp_path / "heads.json", []
+    files = federation.study_file, federation.roster_file
+    with monkeypatch.context() as patched:
+        patched.setattr(Consortium, "gather", killed)
+        with pytest.raises(Killed):
+            run_study(Exchange(grid), *files, tmp_path / "run", lines.append, heads)
+    result = resume_study(Exchange(grid), tmp_path / "run", lines.append, heads)
+    assert [len(line.hospitals) for line in lines] == [6, 6]
+    assert [dropout["hospital"] for dropout in result["dropouts"]] == [LIAR]
+    assert charges(federation)[2] == 1
+
+
+class SealingGrid(LocalGrid):
+    """A hospital whose sealed shares open for nobody."""
+
+    def __init__(self, federation: Federation, node: int) -> None:
+        super().__init__(register(ClientApp()), [{"site": str(site)} for site in federation.sites])
+        self._node = node
+
+    def _reply(self, message: Message) -> Message:
+        reply = super()._reply(message)
+        if message.metadata.dst_node_id != self._node:
+            return reply
+        body = wire.decode_reply(reply.content.config_records["reply"]["body"])
+        if isinstance(body, wire.ContributeReply):
+            header = decode(body.header, RecoverHeader)
+            lie = msgspec.structs.replace(header, shares=(bytes(48),) * len(header.shares))
+            body = msgspec.structs.replace(body, header=encode(lie))
+            reply.content.config_records["reply"]["body"] = wire.encode(body)
+        return reply
+
+
+def test_a_hospital_whose_shares_open_for_nobody_is_left_out_and_nobody_else(tmp_path: Path) -> None:
+    federation, lines = tiny_federation(tmp_path, *SEVEN), []
+    grid = SealingGrid(federation, NODE)
+    result = run_study(Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run", lines.append)
+    assert [len(line.hospitals) for line in lines] == [6, 6]
+    assert [dropout["hospital"] for dropout in result["dropouts"]] == [LIAR]
+    assert charges(federation) == [3, 3, 1, 3, 3, 3, 3]
+
+
+class HastyGrid(LocalGrid):
+    """`hospital-03` answers before everybody else."""
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(register(ClientApp()), [{"site": str(site)} for site in federation.sites])
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        pushed = list(messages)
+        identifiers = list(super().push_messages(pushed))
+        nodes = dict(zip(identifiers, (message.metadata.dst_node_id for message in pushed), strict=True))
+        self._pending = dict(sorted(self._pending.items(), key=lambda item: nodes.get(item[0]) != NODE))
+        return identifiers
+
+
+class ImpersonatingGrid(HastyGrid):
+    """It does so in the name of `hospital-01`."""
+
+    def __init__(self, federation: Federation, kind: type) -> None:
+        super().__init__(federation)
+        self._kind, self.told = kind, 0
+
+    def _reply(self, message: Message) -> Message:
+        reply = super()._reply(message)
+        body = wire.decode_reply(reply.content.config_records["reply"]["body"])
+        if message.metadata.dst_node_id != NODE or not isinstance(body, self._kind):
+            return reply
+        self.told += 1
+        if isinstance(body, wire.UnmaskReply):
+            told = decode(body.message, Shares)
+            shares = tuple(Secret(bytes([1]) * 32) for _ in told.shares)
+            body = wire.UnmaskReply(encode(msgspec.structs.replace(told, sender=VICTIM, shares=shares)))
+        else:
+            header = decode(body.header, RecoverHeader)
+            body = msgspec.structs.replace(body, header=encode(msgspec.structs.replace(header, sender=VICTIM)))
+        reply.content.config_records["reply"]["body"] = wire.encode(body)
+        return reply
+
+
+@pytest.mark.parametrize("kind", [wire.UnmaskReply, wire.ContributeReply])
+def test_a_hospital_that_answers_in_anothers_name_harms_nobody_but_itself(tmp_path: Path, kind: type) -> None:
+    federation, lines = tiny_federation(tmp_path, *SEVEN, "training.rounds=1"), []
+    grid = ImpersonatingGrid(federation, kind)
+    result = run_study(Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run", lines.append)
+    assert grid.told
+    assert all(VICTIM in line.hospitals for line in lines)
+    assert not any(dropout["hospital"] == VICTIM for dropout in result["dropouts"])
+    if kind is wire.ContributeReply:
+        assert "another hospital's" in result["dropouts"][0]["reason"]
+
+
+def test_a_stranger_that_says_it_is_a_hospital_is_not_taken_for_it(tmp_path: Path) -> None:
+    """After a restart the coordinator asks nodes whose they are. One says that it is another's, and says so first."""
+    federation = tiny_federation(tmp_path, *SEVEN)
+    heads, lines, asked = tmp_path / "heads.json", [], []
+
+    class Stranger(HastyGrid):
+        def _reply(self, message: Message) -> Message:
+            reply = super()._reply(message)
+            body = wire.decode_reply(reply.content.config_records["reply"]["body"])
+            if isinstance(body, wire.PresenceReply) and body.hospital == LIAR:
+                asked.append(message.metadata.dst_node_id)
+                body = msgspec.structs.replace(body, hospital=VICTIM)
+                reply.content.config_records["reply"]["body"] = wire.encode(body)
+            return reply
+
+    def stop(line: RoundLine) -> None:
+        raise KeyboardInterrupt
+
+    grid = Stranger(federation)
+    files = federation.study_file, federation.roster_file
+    with pytest.raises(KeyboardInterrupt):
+        run_study(Exchange(grid), *files, tmp_path / "run", stop, heads)
+    result = resume_study(Exchange(grid), tmp_path / "run", lines.append, heads)
+    assert asked
+    assert [VICTIM in line.hospitals for line in lines] == [True]
+    assert not any(dropout["hospital"] == VICTIM for dropout in result["dropouts"])
