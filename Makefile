@@ -24,7 +24,7 @@ demo: .venv/installed  ## a whole study on synthetic images: four hospitals, pri
 	$(BIN)/fedmodels simulate demo --out "runs/demo-$$(date +%Y%m%d-%H%M%S)"
 
 test: .venv/dev-installed  ## on two cores, one thread of PyTorch on each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
 lint: .venv/dev-installed
 	$(BIN)/ruff format --check .
