@@ -59,8 +59,8 @@ def resume(directory: Path, target: Path | None) -> None:
 
 def _carry_out(home: Home, study: Study, hospitals: tuple[Hospital, ...], target: Path, work: Work) -> None:
     with home.hold("run"):
-        for left in home.runs.glob("*"):
-            forget_uploads(left)
+        for each in (*home.runs.glob("*"), target):
+            forget_uploads(each)
         link = Link(link_config(home))
         register_roster(link, hospitals)
         announce(_console, study)
