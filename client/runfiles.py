@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from client.uploads import header_of, is_intact
 from fedmodels import secagg, wire
-from fedmodels.errors import RemoteProtocolError, RunError
+from fedmodels.errors import LocalProtocolError, RemoteProtocolError, RunError
 from fedmodels.files import write_quickly, write_synced
 from fedmodels.secagg.keystream import WORD, Vector
 
@@ -106,7 +107,11 @@ def _vector_behind(reply: bytes, data: bytes) -> Vector | None:
 
 
 def forget_unfinished(folder: Path) -> None:
-    """Remove set-ups that never became a run, so that asking for set-ups does not fill the disk."""
+    """Remove set-ups that never became a run, so that asking for set-ups does not fill the disk.
+
+    A state that is damaged or of another release is of a run that cannot go on; it is passed over, and stays.
+    """
     for path in folder.glob("*.state"):
-        if isinstance(secagg.load(path.read_bytes()), secagg.Announced):
-            path.unlink()
+        with suppress(LocalProtocolError):
+            if isinstance(secagg.load(path.read_bytes()), secagg.Announced):
+                path.unlink()

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from federations import DISTRIBUTED, RUN, Coordinator, sites_of
@@ -299,6 +300,26 @@ def test_an_upload_that_a_crash_of_the_machine_spoilt_does_not_leave_again(
         Site(site.directory).handle(request, coordinator.model)
     assert snapshot(site) == before
     site.handle(coordinator.request(), coordinator.model)  # the next session is as always
+
+
+@pytest.mark.parametrize("damage", [lambda _: b"", lambda state: state[:-1], lambda state: b"of another release"])
+def test_a_state_that_cannot_be_read_does_not_stand_in_the_way_of_other_runs(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    site = sites_of(tmp_path)[0]
+    set_up = wire.SetupRequest(RUN, site.study.digest, site.roster.digest)
+    site.handle(set_up, None)
+    (unreadable,) = (site.directory / "runs").glob("*.state")
+    unreadable.write_bytes(damage(unreadable.read_bytes()))
+    before = unreadable.read_bytes()
+    for number in (1, 2):  # each makes the set-up before it go, which became no run
+        run = bytes([number]) * 16
+        reply, _ = site.handle(msgspec.structs.replace(set_up, run_id=run), None)
+        assert isinstance(reply, wire.SetupReply)
+        assert sorted((site.directory / "runs").glob("*.state")) == [unreadable, unreadable.with_stem(run.hex())]
+    assert unreadable.read_bytes() == before
+    with pytest.raises(ProtocolError, match="damaged or of another release"):
+        site.handle(set_up, None)
 
 
 def test_a_second_request_meanwhile_is_refused(tmp_path: Path) -> None:
