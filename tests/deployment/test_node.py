@@ -23,7 +23,9 @@ from harness import Authority
 import client.node
 from client.keys import make_node_key
 from client.node import NodeOptions
+from client.site import Site
 from client.troubles import unlogged
+from fedmodels import wire
 from fedmodels.errors import FileError, UsageError
 
 pytestmark = pytest.mark.deployment
@@ -197,6 +199,27 @@ def test_people_are_told_once_why_not_even_a_refusal_can_be_logged(make: Callabl
     assert told.startswith("the log of what leaves this hospital cannot be written: Is a directory\n  -> make room")
     assert "held back" in held_back
     assert held_back == again
+
+
+@pytest.mark.parametrize("asked", ["the log", "somebody who lets everything pass"])
+def test_a_refusal_without_a_line_of_its_own_is_held_back_though_the_newest_line_has_its_bytes(
+    make: Callable[..., Any], tmp_path: Path, asked: str
+) -> None:
+    site = Site(tmp_path)
+    failed = wire.encode(site.refuse(ValueError()))
+    assert site.was_logged(failed, None)
+    node = make(may_leave=site.was_logged if asked == "the log" else lambda *_: True)
+    (tmp_path / "errors.log").rename(tmp_path / "aside")
+    (tmp_path / "errors.log").mkdir()
+    node._client.ask(request())
+    (held_back,) = steps(node)
+    assert held_back.has_error()
+    assert not held_back.error.reason
+    assert site.was_logged(failed, None)
+    (tmp_path / "errors.log").rmdir()
+    node._client.ask(request())
+    _, sent = steps(node)
+    assert sent.content.config_records["reply"]["body"] == wire.encode(wire.Refusal("protocol"))
 
 
 @pytest.mark.parametrize(
