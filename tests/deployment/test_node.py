@@ -188,15 +188,18 @@ def test_a_message_that_cannot_be_noted_is_worked_on_once_it_can(make: Callable[
     assert sent.content.config_records["reply"]["body"] == b"!"
 
 
-def test_people_are_told_once_why_not_even_a_refusal_can_be_logged(make: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "errors.log").mkdir()
+@pytest.mark.parametrize("name", ["errors.log", "log.jsonl"])
+def test_people_are_told_once_why_not_even_a_refusal_can_be_logged(
+    make: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
     node = make(may_leave=lambda *_: False)
     for _ in range(2):
         node._client.ask(request())
         steps(node)
     assert len(node._client.received()) == 2
     told, held_back, again = node.events
-    assert told.startswith("the log of what leaves this hospital cannot be written: Is a directory\n  -> make room")
+    assert told.startswith(f"{name} cannot be written, so nothing may leave: Is a directory\n  -> make room")
     assert "held back" in held_back
     assert held_back == again
 
@@ -226,7 +229,12 @@ def test_a_refusal_without_a_line_of_its_own_is_held_back_though_the_newest_line
     ("error", "text"),
     [
         (FileError("unreadable", where="log.jsonl", fix="look"), "log.jsonl: unreadable\n  -> look"),
-        (ValueError("patient 4711"), "cannot be written (ValueError)\n  -> run client doctor"),
+        (ValueError("patient 4711"), "so nothing may leave (ValueError)\n  -> run client doctor"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "a file of the site directory cannot be written, so nothing may leave: No space left on device\n"
+            "  -> make room, or correct its permissions",
+        ),
     ],
 )
 def test_what_people_are_told_of_a_failing_log_quotes_no_data(error: Exception, text: str) -> None:
