@@ -11,6 +11,8 @@ import pytest
 from federations import grid_of, tiny_federation
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
 
 import server.exchange
 import server.link
@@ -19,7 +21,7 @@ from fedmodels import wire
 from server.app import run_study
 from server.exchange import Answer, Exchange
 from server.kept import Kept, forget_uploads
-from server.link import _LinkGrid
+from server.link import _Arriving, _LinkGrid
 from server.records import RoundLine
 from simulations.localgrid import LocalGrid
 
@@ -41,6 +43,7 @@ class Counted:
 
 
 def message_of(node: int) -> Message:
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 7, 1
     message = Message(RecordDict(), node, "train")
     message.metadata.__dict__["_message_id"] = str(node)
     vector = ArrayRecord({"vector": Array(np.full(WORDS, node, np.uint32))})
@@ -134,6 +137,25 @@ def test_the_link_keeps_no_reply_while_it_fetches_the_next(monkeypatch: pytest.M
         assert isinstance(message, Message)
         del message
     assert (messages.shown, messages.most) == (HOSPITALS, 1)
+
+
+def test_the_link_holds_at_most_four_replies_that_are_still_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first half of each of nine replies is there. The control: with another limit there are as many."""
+    there = SimpleNamespace(object_found=True, object_available=True, object_content=bytes(WORDS))
+    late = SimpleNamespace(object_found=True, object_available=False, object_content=b"")
+    grid = object.__new__(_LinkGrid)
+    grid._run, grid.node = Run.create_empty(1), None
+    grid._client = SimpleNamespace(PullObject=lambda request: there if request.object_id == "first" else late)
+
+    def held() -> int:
+        replies = [_Arriving(message_of(node), ["first", "second"]) for node in range(9)]
+        grid._arriving = dict(enumerate(replies))
+        assert [grid._fetch(reply) for reply in replies * 2] == [None] * 18
+        return sum(bool(reply.contents) for reply in replies)
+
+    assert held() == 4
+    monkeypatch.setattr(server.link, "_HELD_REPLIES", 7)
+    assert held() == 7
 
 
 def test_all_hospitals_are_sent_one_copy_of_the_model() -> None:
