@@ -117,6 +117,7 @@ class _Node:
         self._state = NodeFiles(options.site)
         self._node: Node | None = None
         self._told: set[str] = set()
+        self._has_line = True  # whether the reply at hand can have one in the log of what left
         self._idle_since = time.monotonic()
         self._request: tuple[Message, list[str]] | None = None
         self._reply: Message | None = None
@@ -200,6 +201,8 @@ class _Node:
             self._options.on_event(text)
 
     def _unlogged(self, error: Exception) -> None:
+        """The reply at hand got no line; an older one of the same bytes, which a refusal can have, is not its own."""
+        self._has_line = False
         self._tell(unlogged(error))
 
     # The message at hand
@@ -258,9 +261,10 @@ class _Node:
             run_id=run_id, node_id=node_id, node_config={"site": str(self._options.site)}, state=RecordDict(),
             run_config={},
         )  # fmt: skip
+        self._has_line = True
         try:
             body, vector = _parts(self._app(message=_inflate(stub.metadata.message_id, contents), context=context))
-            allowed = self._options.may_leave(body, None if vector is None else vector.tobytes())
+            allowed = self._has_line and self._options.may_leave(body, None if vector is None else vector.tobytes())
         except Exception as error:  # noqa: BLE001 - whatever it is, its text may quote data and must not leave
             self._options.on_event(f"a request could not be answered ({type(error).__name__}): see errors.log")
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, ""), reply_to=stub)

@@ -2,16 +2,17 @@
 
 import hashlib
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fedmodels import secagg
-from fedmodels.errors import RunError
+from client.uploads import header_of, is_intact
+from fedmodels import secagg, wire
+from fedmodels.errors import LocalProtocolError, RemoteProtocolError, RunError
 from fedmodels.files import write_quickly, write_synced
-
-Vector = npt.NDArray[np.uint32]
+from fedmodels.secagg.keystream import WORD, Vector
 
 
 class RunFiles:
@@ -50,10 +51,11 @@ class RunFiles:
 
     def last_upload(self) -> tuple[bytes, Vector]:
         """What `keep_upload` kept last; `RunError` where a crash of the machine has spoilt it."""
-        reply, data = self._reply.read_bytes(), self.upload.read_bytes()
-        if not data.startswith(reply) or (len(data) - len(reply)) % 4:
+        reply, data = (path.read_bytes() if path.exists() else b"" for path in (self._reply, self.upload))
+        vector = _vector_behind(reply, data)
+        if vector is None:
             raise RunError("the last upload was lost", where=str(self.upload), fix="nothing: it counts as a dropout")
-        return reply, np.frombuffer(data, np.uint32, offset=len(reply))
+        return reply, vector
 
     def _counts(self, model: npt.NDArray[np.float32]) -> Path:
         return self._folder / f"{self._evaluation(model)}.counts.npy"
@@ -91,8 +93,25 @@ class RunFiles:
         write_synced(self._counts(model), buffer.getvalue(), mode=0o600)
 
 
+def _vector_behind(reply: bytes, data: bytes) -> Vector | None:
+    """The masked vector after an encoded reply in `data`, None unless both are whole."""
+    try:
+        message = wire.decode_reply(reply)
+    except RemoteProtocolError:
+        return None
+    header = header_of(message.header) if isinstance(message, wire.ContributeReply) else None
+    if header is None or not data.startswith(reply) or len(data) - len(reply) != header.words * WORD.itemsize:
+        return None
+    vector = np.frombuffer(data, WORD, offset=len(reply))
+    return vector if is_intact(header, vector) else None
+
+
 def forget_unfinished(folder: Path) -> None:
-    """Remove set-ups that never became a run, so that asking for set-ups does not fill the disk."""
+    """Remove set-ups that never became a run, so that asking for set-ups does not fill the disk.
+
+    A state that is damaged or of another release is of a run that cannot go on; it is passed over, and stays.
+    """
     for path in folder.glob("*.state"):
-        if isinstance(secagg.load(path.read_bytes()), secagg.Announced):
-            path.unlink()
+        with suppress(LocalProtocolError):
+            if isinstance(secagg.load(path.read_bytes()), secagg.Announced):
+                path.unlink()

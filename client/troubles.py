@@ -3,6 +3,7 @@
 import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 
@@ -34,10 +35,14 @@ def unlogged(error: Exception) -> str:
     """Why not even a refusal could be logged, and what to do."""
     if isinstance(error, FedmodelsError):
         return str(error)
-    what = "the log of what leaves this hospital cannot be written"
     if isinstance(error, OSError):
-        return f"{what}: {error.strerror}\n  -> {_MAKE_ROOM}"
-    return f"{what} ({type(error).__name__})\n  -> run client doctor"
+        return f"{_file_of(error)} cannot be written, so nothing may leave: {error.strerror}\n  -> {_MAKE_ROOM}"
+    return f"a refusal cannot be logged, so nothing may leave ({type(error).__name__})\n  -> run client doctor"
+
+
+def _file_of(error: OSError) -> str:
+    """What the system says it is about. A write to a file that is open names none."""
+    return Path(error.filename).name if isinstance(error.filename, str) else "a file of the site directory"
 
 
 def _reason(error: Exception, ahead: float) -> tuple[str, str]:

@@ -68,7 +68,9 @@ def up(directory: Directory) -> None:
 def run(
     directory: Directory,
     study: Annotated[Path, typer.Argument(help="The study that all hospitals approved.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="The run directory to make.", show_default="in runs/")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run directory to make: a new or empty folder.", show_default="in runs/")
+    ] = None,
 ) -> None:
     """Run a study with the hospitals on the roster."""
     from server.running import run as command

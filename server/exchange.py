@@ -55,7 +55,8 @@ class Exchange:
         a late node does not act on a stale request. A reply that cannot be read is an answer with a problem.
 
         However many hospitals there are, it holds one copy of the model, until it is sent, and one reply at a time,
-        provided that the caller lets go of an answer before it asks for the next.
+        provided that the caller lets go of an answer before it asks for the next. What a grid holds comes on top: the
+        link's, up to four replies that are still arriving.
         """
         timeout *= self._patience
         waiting = self._send(requests, timeout, model)

@@ -292,9 +292,10 @@ class _LinkGrid(HttpGrid):
                     continue
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
-        """The replies that are complete by now, each as soon as it is, so that one vector at a time is in memory.
+        """The replies that are complete by now, each as soon as it is, so that one whole vector at a time is in memory.
 
-        A reply that is still being uploaded is fetched piece by piece, over several calls.
+        A reply that is still being uploaded is fetched piece by piece, over several calls; up to `_HELD_REPLIES` such
+        are in memory, too.
         """
         wanted = list(message_ids)
         time.sleep(max(0.0, self._asked + _POLL_SECONDS - time.monotonic()))

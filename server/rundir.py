@@ -20,6 +20,7 @@ from fedmodels.study import Roster, Study
 from server.records import RoundLine
 from server.rounds import Outcome
 
+_BESIDE = {"sites", "cohort"}  # what a simulation makes in the folder before its run
 _PACKAGES = ("fedmodels", "flwr", "torch", "opacus", "cryptography", "dp-accounting", "numpy")
 
 
@@ -31,9 +32,8 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, study: bytes, roster: bytes) -> "RunDirectory":
-        """A new run directory; refuses one that holds a run already, so that nothing is lost."""
-        if (path / "rounds.jsonl").exists():
-            raise UsageError("there is a run in this folder already", where=str(path), fix="name a new folder")
+        """A new run directory; see `check_new`."""
+        check_new(path)
         path.mkdir(parents=True, exist_ok=True)
         write_synced(path / "study.toml", study)
         write_synced(path / "roster.toml", roster)
@@ -84,6 +84,17 @@ class RunDirectory:
         write_report(self.path)
         result: dict[str, Any] = json.loads(text)
         return result
+
+
+def check_new(path: Path) -> None:
+    """Raise `UsageError` unless a run may have this folder for itself, so that nobody's files are lost.
+
+    It is absent, or empty but for the hospitals of a simulation.
+    """
+    if (path / "rounds.jsonl").exists():
+        raise UsageError("there is a run in this folder already", where=str(path), fix="name a new folder")
+    if path.exists() and (not path.is_dir() or any(entry.name not in _BESIDE for entry in path.iterdir())):
+        raise UsageError("this is not an empty folder", where=str(path), fix="name a new folder for this run")
 
 
 def _row(line: RoundLine | None) -> bytes:

@@ -22,6 +22,7 @@ from server.kept import forget_uploads
 from server.link import Link
 from server.nodes import link_config, register_roster
 from server.records import RoundLine
+from server.rundir import check_new
 
 _console = Console()
 
@@ -35,6 +36,7 @@ def run(directory: Path, study_file: Path, out: Path | None) -> None:
     roster = parse_roster(read_text(home.roster_file), str(home.roster_file))
     check_roster(study, roster)
     target = out or home.runs / f"{study.study.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    check_new(target)
 
     def work(grid: Grid, on_round: OnRound) -> dict[str, Any]:
         return run_study(Exchange(grid), study_file, home.roster_file, target, on_round, home.heads)
@@ -57,8 +59,8 @@ def resume(directory: Path, target: Path | None) -> None:
 
 def _carry_out(home: Home, study: Study, hospitals: tuple[Hospital, ...], target: Path, work: Work) -> None:
     with home.hold("run"):
-        for left in home.runs.glob("*"):
-            forget_uploads(left)
+        for each in (*home.runs.glob("*"), target):
+            forget_uploads(each)
         link = Link(link_config(home))
         register_roster(link, hospitals)
         announce(_console, study)

@@ -8,10 +8,11 @@ import numpy as np
 from client.proof import file_of, proven
 from client.sentlog import Line, SentLog
 from client.transcript.uniformity import chances
+from client.uploads import header_of, is_intact
 from fedmodels import wire
 from fedmodels.errors import RemoteProtocolError
-from fedmodels.secagg.keystream import WORD, Vector, checksum
-from fedmodels.secagg.messages import RecoverHeader, UploadHeader, decode
+from fedmodels.secagg.keystream import WORD, Vector
+from fedmodels.secagg.messages import UploadHeader
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,7 @@ def read(log: SentLog) -> Iterator[Sent]:
 
 
 def _upload(number: int, line: Line, reply: wire.ContributeReply, vector: Vector, before: Vector | None) -> Sent:
-    header = _header(reply.header)
-    intact = header is not None and checksum(header.session_digest, header.sender, vector) == header.checksum
+    header = header_of(reply.header)
+    intact = header is not None and is_intact(header, vector)
     fresh = chances(vector - before) if before is not None and before.size == vector.size else ()
     return Sent(number, line, reply, vector.size, header, intact, chances(vector), fresh)
-
-
-def _header(data: bytes) -> UploadHeader | None:
-    for kind in (UploadHeader, RecoverHeader):
-        try:
-            return decode(data, kind)
-        except RemoteProtocolError:
-            continue
-    return None

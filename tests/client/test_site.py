@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from federations import DISTRIBUTED, RUN, Coordinator, sites_of
@@ -19,7 +21,7 @@ from fedmodels import secagg, wire
 from fedmodels.data.dataset import TRAIN
 from fedmodels.data.load import load
 from fedmodels.dp.plan import plan_for
-from fedmodels.errors import DataError, FedmodelsError, ProtocolError, Refused, UsageError
+from fedmodels.errors import DataError, FedmodelsError, ProtocolError, Refused, RunError, UsageError
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
 from fedmodels.secagg.messages import SessionRequest, encode
@@ -223,6 +225,101 @@ def test_the_same_request_again_gets_the_same_bytes_and_costs_nothing(tmp_path: 
     assert again is not None
     assert (vector == again).all()
     assert len(site.ledger.charges()) == 1
+
+
+def _missing(reply: Path, upload: Path) -> None:
+    reply.unlink()
+
+
+def _without_the_vector(reply: Path, upload: Path) -> None:
+    upload.unlink()
+
+
+def _empty(reply: Path, upload: Path) -> None:
+    reply.write_bytes(b"")
+    upload.write_bytes(b"")
+
+
+def _empty_reply(reply: Path, upload: Path) -> None:
+    reply.write_bytes(b"")
+
+
+def _empty_vector(reply: Path, upload: Path) -> None:
+    upload.write_bytes(reply.read_bytes())
+
+
+def _rubbish(reply: Path, upload: Path) -> None:
+    upload.write_bytes(b"rubb" + upload.read_bytes())
+    reply.write_bytes(b"rubb")
+
+
+def _another_message(reply: Path, upload: Path) -> None:
+    body = wire.encode(wire.Refusal("failed"))
+    upload.write_bytes(body + upload.read_bytes()[reply.stat().st_size :])
+    reply.write_bytes(body)
+
+
+def _no_header(reply: Path, upload: Path) -> None:
+    body = wire.encode(wire.ContributeReply(b"rubbish"))
+    upload.write_bytes(body + upload.read_bytes()[reply.stat().st_size :])
+    reply.write_bytes(body)
+
+
+def _cut(reply: Path, upload: Path) -> None:
+    upload.write_bytes(upload.read_bytes()[:-4])
+
+
+def _cut_within_a_word(reply: Path, upload: Path) -> None:
+    upload.write_bytes(upload.read_bytes()[:-1])
+
+
+def _zeros(reply: Path, upload: Path) -> None:
+    size = reply.stat().st_size
+    upload.write_bytes(upload.read_bytes()[:size] + bytes(upload.stat().st_size - size))
+
+
+@pytest.mark.parametrize("on_dropout", ["retry", "recover"])
+@pytest.mark.parametrize(
+    "crash",
+    [
+        _missing, _without_the_vector, _empty, _empty_reply, _empty_vector, _rubbish, _another_message, _no_header,
+        _cut, _cut_within_a_word, _zeros,
+    ],
+)  # fmt: skip
+def test_an_upload_that_a_crash_of_the_machine_spoilt_does_not_leave_again(
+    tmp_path: Path, on_dropout: str, crash: Callable[[Path, Path], None]
+) -> None:
+    coordinator = Coordinator(sites_of(tmp_path, f"federation.on_dropout={on_dropout}"))
+    site, request = coordinator.sites[0], coordinator.request()
+    site.handle(request, coordinator.model)
+    files = RunFiles(site.directory / "runs", RUN)
+    files.last_upload()
+    crash(files.upload.with_suffix(".reply"), files.upload)
+    before = snapshot(site)
+    with pytest.raises(RunError, match="the last upload was lost"):
+        Site(site.directory).handle(request, coordinator.model)
+    assert snapshot(site) == before
+    site.handle(coordinator.request(), coordinator.model)  # the next session is as always
+
+
+@pytest.mark.parametrize("damage", [lambda _: b"", lambda state: state[:-1], lambda state: b"of another release"])
+def test_a_state_that_cannot_be_read_does_not_stand_in_the_way_of_other_runs(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    site = sites_of(tmp_path)[0]
+    set_up = wire.SetupRequest(RUN, site.study.digest, site.roster.digest)
+    site.handle(set_up, None)
+    (unreadable,) = (site.directory / "runs").glob("*.state")
+    unreadable.write_bytes(damage(unreadable.read_bytes()))
+    before = unreadable.read_bytes()
+    for number in (1, 2):  # each makes the set-up before it go, which became no run
+        run = bytes([number]) * 16
+        reply, _ = site.handle(msgspec.structs.replace(set_up, run_id=run), None)
+        assert isinstance(reply, wire.SetupReply)
+        assert sorted((site.directory / "runs").glob("*.state")) == [unreadable, unreadable.with_stem(run.hex())]
+    assert unreadable.read_bytes() == before
+    with pytest.raises(ProtocolError, match="damaged or of another release"):
+        site.handle(set_up, None)
 
 
 def test_a_second_request_meanwhile_is_refused(tmp_path: Path) -> None:

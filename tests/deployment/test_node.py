@@ -23,7 +23,9 @@ from harness import Authority
 import client.node
 from client.keys import make_node_key
 from client.node import NodeOptions
+from client.site import Site
 from client.troubles import unlogged
+from fedmodels import wire
 from fedmodels.errors import FileError, UsageError
 
 pytestmark = pytest.mark.deployment
@@ -186,24 +188,53 @@ def test_a_message_that_cannot_be_noted_is_worked_on_once_it_can(make: Callable[
     assert sent.content.config_records["reply"]["body"] == b"!"
 
 
-def test_people_are_told_once_why_not_even_a_refusal_can_be_logged(make: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "errors.log").mkdir()
+@pytest.mark.parametrize("name", ["errors.log", "log.jsonl"])
+def test_people_are_told_once_why_not_even_a_refusal_can_be_logged(
+    make: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
     node = make(may_leave=lambda *_: False)
     for _ in range(2):
         node._client.ask(request())
         steps(node)
     assert len(node._client.received()) == 2
     told, held_back, again = node.events
-    assert told.startswith("the log of what leaves this hospital cannot be written: Is a directory\n  -> make room")
+    assert told.startswith(f"{name} cannot be written, so nothing may leave: Is a directory\n  -> make room")
     assert "held back" in held_back
     assert held_back == again
+
+
+@pytest.mark.parametrize("asked", ["the log", "somebody who lets everything pass"])
+def test_a_refusal_without_a_line_of_its_own_is_held_back_though_the_newest_line_has_its_bytes(
+    make: Callable[..., Any], tmp_path: Path, asked: str
+) -> None:
+    site = Site(tmp_path)
+    failed = wire.encode(site.refuse(ValueError()))
+    assert site.was_logged(failed, None)
+    node = make(may_leave=site.was_logged if asked == "the log" else lambda *_: True)
+    (tmp_path / "errors.log").rename(tmp_path / "aside")
+    (tmp_path / "errors.log").mkdir()
+    node._client.ask(request())
+    (held_back,) = steps(node)
+    assert held_back.has_error()
+    assert not held_back.error.reason
+    assert site.was_logged(failed, None)
+    (tmp_path / "errors.log").rmdir()
+    node._client.ask(request())
+    _, sent = steps(node)
+    assert sent.content.config_records["reply"]["body"] == wire.encode(wire.Refusal("protocol"))
 
 
 @pytest.mark.parametrize(
     ("error", "text"),
     [
         (FileError("unreadable", where="log.jsonl", fix="look"), "log.jsonl: unreadable\n  -> look"),
-        (ValueError("patient 4711"), "cannot be written (ValueError)\n  -> run client doctor"),
+        (ValueError("patient 4711"), "so nothing may leave (ValueError)\n  -> run client doctor"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "a file of the site directory cannot be written, so nothing may leave: No space left on device\n"
+            "  -> make room, or correct its permissions",
+        ),
     ],
 )
 def test_what_people_are_told_of_a_failing_log_quotes_no_data(error: Exception, text: str) -> None:

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from federations import tiny_federation
+from federations import grid_of, tiny_federation
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
 
 import server.exchange
 import server.link
@@ -19,7 +21,8 @@ from fedmodels import wire
 from server.app import run_study
 from server.exchange import Answer, Exchange
 from server.kept import Kept, forget_uploads
-from server.link import _LinkGrid
+from server.link import _Arriving, _LinkGrid
+from server.records import RoundLine
 from simulations.localgrid import LocalGrid
 
 HOSPITALS = 5
@@ -40,6 +43,7 @@ class Counted:
 
 
 def message_of(node: int) -> Message:
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 7, 1
     message = Message(RecordDict(), node, "train")
     message.metadata.__dict__["_message_id"] = str(node)
     vector = ArrayRecord({"vector": Array(np.full(WORDS, node, np.uint32))})
@@ -135,6 +139,25 @@ def test_the_link_keeps_no_reply_while_it_fetches_the_next(monkeypatch: pytest.M
     assert (messages.shown, messages.most) == (HOSPITALS, 1)
 
 
+def test_the_link_holds_at_most_four_replies_that_are_still_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first half of each of nine replies is there. The control: with another limit there are as many."""
+    there = SimpleNamespace(object_found=True, object_available=True, object_content=bytes(WORDS))
+    late = SimpleNamespace(object_found=True, object_available=False, object_content=b"")
+    grid = object.__new__(_LinkGrid)
+    grid._run, grid.node = Run.create_empty(1), None
+    grid._client = SimpleNamespace(PullObject=lambda request: there if request.object_id == "first" else late)
+
+    def held() -> int:
+        replies = [_Arriving(message_of(node), ["first", "second"]) for node in range(9)]
+        grid._arriving = dict(enumerate(replies))
+        assert [grid._fetch(reply) for reply in replies * 2] == [None] * 18
+        return sum(bool(reply.contents) for reply in replies)
+
+    assert held() == 4
+    monkeypatch.setattr(server.link, "_HELD_REPLIES", 7)
+    assert held() == 7
+
+
 def test_all_hospitals_are_sent_one_copy_of_the_model() -> None:
     pushed: list[Message] = []
 
@@ -155,17 +178,57 @@ def test_uploads_are_kept_in_the_run_directory_for_this_user_alone_and_only_whil
     with Kept(tmp_path) as kept:
         assert not folder.exists()  # a `retry` session keeps none
         kept.put("a", vector)
+        (file,) = folder.iterdir()
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert stat.S_IMODE((folder / "a.npy").stat().st_mode) == 0o600
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert np.array_equal(kept.get("a"), vector)
         assert kept.get("b") is None
     assert not folder.exists()
 
 
-def test_uploads_of_a_coordinator_that_was_killed_go_with_the_next_session_or_run(tmp_path: Path) -> None:
-    for forget in (lambda: Kept(tmp_path).__enter__(), lambda: forget_uploads(tmp_path)):
+def test_uploads_of_a_coordinator_that_was_killed_count_for_nothing_and_go_with_the_next_session_or_run(
+    tmp_path: Path,
+) -> None:
+    def session() -> None:
+        with Kept(tmp_path) as kept:
+            assert kept.get("a") is None
+            kept.put("b", np.arange(5, dtype=np.uint32))
+
+    for forget in (session, lambda: forget_uploads(tmp_path)):
         left = Kept(tmp_path)
         left.__enter__()
         left.put("a", np.arange(5, dtype=np.uint32))
         forget()
         assert not (tmp_path / "uploads").exists()
+
+
+def test_only_uploads_that_were_kept_here_are_removed(tmp_path: Path) -> None:
+    mine = tmp_path / "uploads" / "mine.npy"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    with Kept(tmp_path) as kept:
+        kept.put("a", np.arange(5, dtype=np.uint32))
+        assert len(list(mine.parent.iterdir())) == 2
+    forget_uploads(tmp_path)
+    assert list(mine.parent.iterdir()) == [mine]
+
+
+@pytest.mark.parametrize("dropout", ["retry", "recover"])
+def test_a_folder_of_somebody_elses_uploads_outlives_the_run(tmp_path: Path, dropout: str) -> None:
+    mine = tmp_path / "run" / "uploads"
+
+    def put(line: RoundLine) -> None:
+        mine.mkdir(exist_ok=True)
+        (mine / "scan.npy").write_bytes(b"mine")
+
+    federation = tiny_federation(tmp_path, f"federation.on_dropout={dropout}", "training.rounds=2")
+    files = federation.study_file, federation.roster_file
+    run_study(Exchange(grid_of(federation)), *files, tmp_path / "run", put)
+    assert [path.name for path in mine.iterdir()] == ["scan.npy"]
+
+
+def test_a_session_that_keeps_nothing_leaves_even_an_empty_folder_alone(tmp_path: Path) -> None:
+    (tmp_path / "uploads").mkdir()
+    with Kept(tmp_path):
+        pass
+    assert (tmp_path / "uploads").is_dir()

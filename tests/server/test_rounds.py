@@ -16,6 +16,7 @@ from fedmodels.secagg.messages import RecoverRequest, decode
 from fedmodels.study import Roster
 from server.app import run_study
 from server.exchange import Exchange
+from server.rundir import check_new
 from simulations.faults import Fault
 from simulations.localgrid import LocalGrid
 
@@ -172,6 +173,24 @@ def test_a_run_directory_is_never_written_over(tmp_path: Path) -> None:
     grid = grid_of(federation)
     with pytest.raises(UsageError, match="already"):
         run_study(Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["uploads/scan.npy", "study.toml", ".hidden"])
+def test_a_folder_that_holds_anything_else_is_no_run_directory(tmp_path: Path, name: str) -> None:
+    federation, mine = tiny_federation(tmp_path), tmp_path / "run" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(UsageError, match="not an empty folder"):
+        run_study(Exchange(grid_of(federation)), federation.study_file, federation.roster_file, tmp_path / "run")
+    assert mine.read_bytes() == b"mine"
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [mine]
+    assert all(Site(site).ledger.charges() == [] for site in federation.sites)
+
+
+def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
+    (tmp_path / "run").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="not an empty folder"):
+        check_new(tmp_path / "run")
 
 
 def test_the_model_moves_by_the_weighted_mean_of_what_the_hospitals_computed(tmp_path: Path) -> None:
