@@ -111,7 +111,8 @@ class Book:
     def norms(self) -> Tensor:
         """[n] float64 norm over all parameters of each record of the last backward pass; inf where it overflowed.
 
-        Within 1e-5 relative of the norm of exactly what `add_clipped` adds.
+        Within 1e-5 relative of the norm of exactly what `add_clipped` adds; larger where a record's terms cancel to a
+        thousandth of their lengths or less, see `entries.at_least`.
         """
         if not self._entries:
             return torch.zeros(0, dtype=torch.float64)
