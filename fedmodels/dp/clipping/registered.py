@@ -49,10 +49,6 @@ class _Notes:
         outputs: Tensors = _Sampled.apply(self, operation, len(inputs), *inputs, *parameters)  # type: ignore[no-untyped-call]
         return outputs
 
-    def take(self) -> list[Entry]:
-        entries, self.entries = self.entries, []
-        return entries
-
 
 class _Sampled(torch.autograd.Function):
     """An operation that notes its entries and also gives its parameters their ordinary gradients, as Opacus expects."""
@@ -91,7 +87,7 @@ def _needs_gradient(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 class FastLstm(nn.LSTM):
     """An `nn.LSTM`, with its arguments and its state dict, that Opacus can train; stock kernels without gradients."""
 
-    notes: _Notes
+    notes: list[_Notes]
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **options)
@@ -104,7 +100,7 @@ class FastLstm(nn.LSTM):
 class FastGru(nn.GRU):
     """An `nn.GRU`, with its arguments and its state dict, that Opacus can train; stock kernels without gradients."""
 
-    notes: _Notes
+    notes: list[_Notes]
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **options)
@@ -116,11 +112,17 @@ class FastGru(nn.GRU):
 
 def _set_up(layer: FastLstm | FastGru) -> None:
     recurrent.check(layer)
+    layer.notes = []
     layer.register_forward_pre_hook(_needs_gradient)
 
 
 def _forward(layer: FastLstm | FastGru, x: Tensor, hx: recurrent.State | None) -> Any:  # noqa: ANN401
-    layer.notes = notes = _Notes()
+    """Its notes go onto a stack, as a layer may be called several times before Opacus reads them: the last one first.
+
+    Those that a backward pass filled without Opacus (its hooks are off then) are dropped.
+    """
+    notes = _Notes()
+    layer.notes = [*(unread for unread in layer.notes if not unread.entries), notes]
     states, final = recurrent.forward(layer, notes, x, hx)
     if isinstance(states, Tensor):
         states.register_hook(lambda g: setattr(notes, "largest", float(g.abs().max()) if g.numel() else 0.0))  # type: ignore[no-untyped-call]
@@ -177,7 +179,13 @@ def _noted(layer: FastLstm | FastGru, backprops: Tensor) -> tuple[list[Entry], f
     """What a recurrent layer noted, and the factor by which Opacus scales gradients: the batch's size for a mean loss,
     else 1. It shows in `backprops`, the gradient of the layer's output after scaling.
     """
-    entries, largest = layer.notes.take(), layer.notes.largest
+    if not layer.notes:
+        raise PrivacyError(
+            "Opacus asks for the gradients of a forward pass that was read before",
+            fix="make a forward pass for every backward pass",
+        )
+    notes = layer.notes.pop()
+    entries, largest = notes.entries, notes.largest
     if largest == 0.0 and backprops.numel():
         raise PrivacyError("the gradient of the layer's outputs is zero", fix="use its outputs, not its final state")
     scale = float(backprops.abs().max()) / largest if backprops.numel() else 1.0
