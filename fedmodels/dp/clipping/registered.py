@@ -14,6 +14,15 @@ those of `prepare`, right to 1e-5, and so are the norms that a record is clipped
   one; measured on a processor, that finds up to 0.1% too little in 2^18 numbers and 1% in 50 million. So long ones are
   given to it in double precision. All of them are made, those of an embedding [n, vocabulary, width] too.
 
+Sharp edges:
+
+- Flat clipping alone, Opacus's default. Its optimizers of `clipping="per_layer"` and `"adaptive"` do not take double
+  precision: with more than 2048 weights of a layer here, `step()` raises torch's error of a dtype before it changes
+  anything.
+- In "ghost" mode, torch adds up what was measured, in single precision over all records and their positions. A record
+  whose positions cancel (time steps, places in an image, words) to less than about a thousandth of their lengths can
+  move that sum by more than the clip. `prepare` has a bound for it (`entries.at_least`).
+
 Refused: packed sequences and the final state alone (Opacus hooks see the outputs only), projections, embeddings with
 `max_norm`, `scale_grad_by_freq` or `sparse`, mixed precision.
 """
