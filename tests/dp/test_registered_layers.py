@@ -297,3 +297,26 @@ def test_optimizers_of_opacus_that_take_no_double_precision_raise_and_change_not
     with pytest.raises(RuntimeError, match=r"dtype|[Dd]ouble"):
         optimizer.step()
     assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+
+
+class Mixed(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.layer = FastLinear(5, 2) if kind == "linear" else FastGru(5, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer(x)
+        return (out if isinstance(out, Tensor) else out[0]).mean(1)
+
+
+@pytest.mark.parametrize("mode", ["hooks", "ghost"])
+@pytest.mark.parametrize("kind", ["linear", "gru"])
+def test_matrix_products_of_shortened_factors_are_refused(kind: str, mode: str) -> None:
+    x, y = torch.randn(4, 6, 5), torch.zeros(4, dtype=torch.long)
+    wrapped, _, loss = engine(Mixed(kind), mode, (x, y))
+    torch.set_float32_matmul_precision("high")
+    try:
+        with pytest.raises(PrivacyError, match="multiply matrices in"):
+            loss(wrapped(x), y).backward()
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -65,7 +65,7 @@ class Book:
         if not inputs:
             raise PrivacyError("the number of records is unknown: the model was given no tensor", where="model")
         first = inputs[0]
-        _refuse_short_products(first.data if isinstance(first, PackedSequence) else first)
+        refuse_short_products(first.data if isinstance(first, PackedSequence) else first)
         self._records = int(first.batch_sizes[0]) if isinstance(first, PackedSequence) else len(first)
         if self._records % self.copies:
             raise PrivacyError(
@@ -139,7 +139,7 @@ class Book:
         self.sums.clear()
 
 
-def _refuse_short_products(x: Tensor) -> None:
+def refuse_short_products(x: Tensor) -> None:
     """TF32 rounds each factor to 11 bits and bfloat16 to 8: a sum would have up to 0.1% or 1% more than was clipped."""
     backend = torch.backends.cuda if x.device.type == "cuda" else torch.backends.mkldnn
     if (precision := backend.matmul.fp32_precision) not in ("none", "ieee"):

@@ -23,8 +23,9 @@ Sharp edges:
   whose positions cancel (time steps, places in an image, words) to less than about a thousandth of their lengths can
   move that sum by more than the clip. `prepare` has a bound for it (`entries.at_least`).
 
-Refused: packed sequences and the final state alone (Opacus hooks see the outputs only), projections, embeddings with
-`max_norm`, `scale_grad_by_freq` or `sparse`, mixed precision.
+Refused: torch settings that shorten the factors of matrix products (TF32, bfloat16), packed sequences and the final
+state alone (Opacus hooks see the outputs only), projections, embeddings with `max_norm`, `scale_grad_by_freq` or
+`sparse`, mixed precision.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
 from fedmodels.dp.clipping import convolution, embedding, linear, recurrent
-from fedmodels.dp.clipping.book import Gradients, Operation, Tensors
+from fedmodels.dp.clipping.book import Gradients, Operation, Tensors, refuse_short_products
 from fedmodels.dp.clipping.convolution import Parts
 from fedmodels.dp.clipping.embedding import Rows
 from fedmodels.dp.clipping.entries import Entry, Outer, PerRecord
@@ -169,6 +170,7 @@ def _entries(
     layer: FastLstm | FastGru | _Direct, activations: Sequence[Tensor], backprops: Tensor
 ) -> tuple[list[Entry], float]:
     """The entries of the last backward pass, and the factor that Opacus's contract wants them multiplied by."""
+    refuse_short_products(backprops)
     if isinstance(layer, FastLstm | FastGru):
         return _noted(layer, backprops)
     x = activations[0]
