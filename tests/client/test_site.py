@@ -270,9 +270,10 @@ def test_without_privacy_a_recover_round_is_contributed_to_once(tmp_path: Path) 
     site = coordinator.sites[0]
     for kind in ("train", "evaluate"):
         site.handle(coordinator.request(kind), coordinator.model)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Refused, match="model of round 2 is that of round 1") as caught:
         site.handle(coordinator.request("train", round_=2), coordinator.model)
-    assert caught.value.rule == "round-twice"
+    assert caught.value.rule == "model-twice"
+    assert "batch_rate" in caught.value.fix
     coordinator.model = np.nextafter(coordinator.model, np.float32(1.0))
     for request in (coordinator.request("train"), coordinator.request("evaluate", round_=2)):
         with pytest.raises(Refused) as caught:
