@@ -18,7 +18,7 @@ from fedmodels.data.dataset import TRAIN, Dataset
 from fedmodels.data.features import feature_count
 from fedmodels.dp.clipping import embedding, entries
 from fedmodels.dp.clipping.embedding import Rows
-from fedmodels.dp.clipping.entries import Entry, Outer, plus
+from fedmodels.dp.clipping.entries import Entry, Outer
 from fedmodels.dp.gradients import clip_factors
 from fedmodels.dp.plan import Plan
 from fedmodels.models.registry import build_model
@@ -51,9 +51,9 @@ def rows(size: float, residue: float, steps: int = 2) -> Rows:
 def in_single(monkeypatch: pytest.MonkeyPatch) -> None:
     """Norms are right, but sums are single-precision ones of all terms."""
 
-    def added(entry: Outer, factors: Tensor, total: Tensor | None) -> Tensor:
+    def added(entry: Outer, factors: Tensor) -> Tensor:
         left = (entry.outputs * factors[:, None, None]).flatten(0, 1).t()
-        return plus(total, left @ entry.inputs.flatten(0, 1))
+        return left @ entry.inputs.flatten(0, 1)
 
     def squared_norms(entry: Rows) -> Tensor:
         return measured(replace(entry, outputs=combined(entry.ids, entry.outputs, len(entry.parameter))))
@@ -74,7 +74,7 @@ def moved(entry: Entry) -> float:
 
     def clipped(some: Entry) -> Tensor:
         factors = clip_factors(some.squared_norms().sqrt(), 1.0)
-        return some.added(factors.to(some.parameter.dtype), None).double()
+        return some.added(factors.to(some.parameter.dtype)).double()
 
     return float((clipped(entry) - clipped(entry.select(torch.arange(entry.records - 1)))).norm())
 
@@ -114,11 +114,11 @@ def test_sums_and_norms_of_what_does_not_cancel_are_exact(make: Callable[[float,
     exact = replace(entry, outputs=entry.outputs.double(), parameter=entry.parameter.double())
     if isinstance(exact, Outer):
         exact = replace(exact, inputs=exact.inputs.double())
-    whole = torch.stack([exact.select(torch.tensor([i])).added(torch.ones(1).double(), None) for i in range(64)])
+    whole = torch.stack([exact.select(torch.tensor([i])).added(torch.ones(1).double()) for i in range(64)])
     norms = whole.flatten(1).norm(dim=1)
     torch.testing.assert_close(entry.squared_norms().sqrt(), norms, rtol=1e-6, atol=0.0)
     factors = clip_factors(norms, 1.0)
-    found = entry.added(factors.float(), None).double()
+    found = entry.added(factors.float()).double()
     torch.testing.assert_close(found, torch.tensordot(factors, whole, 1), rtol=1e-6, atol=1e-6)
 
 

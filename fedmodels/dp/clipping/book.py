@@ -123,6 +123,8 @@ class Book:
     def add_clipped(self, factors: Tensor) -> None:
         """Add sum_i factors[i] * gradient_i to every parameter's entry in `sums`, and forget the pass.
 
+        From a second pass on `sums` is float64: errors of single precision are those of one pass, however many follow.
+
         factors: [n]. A record of factor 0 has no influence, whatever its gradient: also not by 0 * nan.
         """
         rows = factors.nonzero().view(-1)
@@ -131,7 +133,8 @@ class Book:
         while self._entries:
             parameter, entry = self._entries.popitem()
             kept = entry if every else entry.select(rows)
-            self.sums[parameter] = kept.added(taken.to(parameter.dtype), self.sums.get(parameter))
+            value, before = kept.added(taken.to(parameter.dtype)), self.sums.get(parameter)
+            self.sums[parameter] = value if before is None else before.double().add_(value)
 
     def clear(self) -> None:
         """Forget the last backward pass and the sums."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedmodels.dp.clipping.book import Book, Gradients, Tensors
-from fedmodels.dp.clipping.entries import Entry, merged, plus, squares
+from fedmodels.dp.clipping.entries import Entry, merged, squares
 from fedmodels.errors import PrivacyError
 
 
@@ -45,11 +45,11 @@ class Rows:
     def select(self, rows: Tensor) -> "Rows":
         return replace(self, ids=self.ids[rows], outputs=self.outputs[rows])
 
-    def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
+    def added(self, factors: Tensor) -> Tensor:
         value: Tensor = torch.ops.aten.embedding_dense_backward(
             self.outputs * factors[:, None, None], self.ids, len(self.parameter), self.unused, False
         )
-        return plus(total, value)
+        return value
 
 
 def combined(ids: Tensor, outputs: Tensor, size: int) -> Tensor:

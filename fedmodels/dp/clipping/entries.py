@@ -33,8 +33,8 @@ class Entry(Protocol):
         """The same of some records; rows: [k] int64."""
         ...
 
-    def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
-        """total (None: 0) + sum_i factors[i] * gradient_i, in the memory of total; factors: [n], parameter's type."""
+    def added(self, factors: Tensor) -> Tensor:
+        """sum_i factors[i] * gradient_i, a tensor of its own in the parameter's type, as factors [n] are."""
         ...
 
 
@@ -60,8 +60,8 @@ def at_least(squared: Tensor, lengths: Tensor, additions: int) -> Tensor:
     - `squared` is wrong by at most r u S^2. So nothing is reported below r 2^-36 S^2, and at least that the error is
       2^-17 of it, 4e-6 of the norm.
     - A factor of at most C / norm then leaves factor * S <= C 2^18 / sqrt(r). Adding up the terms of n records in
-      float64 is wrong by at most n t u times the sum of factor * S, which is at most n^2 sqrt(r) 2^-36 C: for 256
-      records and r = 2^17, as for 51M weights, 2^-11 C. In float32, one record's S would have no such bound.
+      float64 is wrong by at most n t u times the sum of factor * S, which is at most n^2 sqrt(r) 2^-36 C: for 192
+      records and r = 2^17, as for 51M weights, 2^-12 C. In float32, one record's S would have no such bound.
 
     Only a record whose terms cancel to about a thousandth of S is reported as larger than it is.
     """
@@ -71,11 +71,6 @@ def at_least(squared: Tensor, lengths: Tensor, additions: int) -> Tensor:
 def merged(values: Tensor, copies: int) -> Tensor:
     """[n / copies, copies * t, ...] of values [n, t, ...]: adjacent records become one with all their positions."""
     return values.reshape(len(values) // copies, copies * values.shape[1], *values.shape[2:])
-
-
-def plus(total: Tensor | None, value: Tensor) -> Tensor:
-    """total + value in the memory of total; value itself where there is no total yet."""
-    return value if total is None else total.add_(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +93,9 @@ class PerRecord:
     def select(self, rows: Tensor) -> "PerRecord":
         return replace(self, gradients=self.gradients[rows])
 
-    def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
+    def added(self, factors: Tensor) -> Tensor:
         value = factors @ self.gradients.reshape(len(factors), self.parameter.numel())
-        return plus(total, value.view(self.parameter.shape))
+        return value.view(self.parameter.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,13 +133,12 @@ class Outer:
     def select(self, rows: Tensor) -> "Outer":
         return replace(self, inputs=self.inputs[rows], outputs=self.outputs[rows])
 
-    def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
+    def added(self, factors: Tensor) -> Tensor:
         right = self.inputs.flatten(0, 1)
         if self.inputs.shape[1] > 1:
             left = (self.outputs.double() * factors.double()[:, None, None]).flatten(0, 1).t()
-            return plus(total, _product(left, right))
-        left = (self.outputs * factors[:, None, None]).flatten(0, 1).t()
-        return left @ right if total is None else total.addmm_(left, right)
+            return _product(left, right)
+        return (self.outputs * factors[:, None, None]).flatten(0, 1).t() @ right
 
 
 def _not_lost(values: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class _Sampled(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> Gradients:  # noqa: ANN401
         inputs, entries = ctx.operation.backward(ctx.saved_tensors, gradients, ctx.wanted)
         ctx.notes.entries += entries
-        totals = {entry.parameter: entry.added(_ones(entry), None) for entry in entries}
+        totals = {entry.parameter: entry.added(_ones(entry)) for entry in entries}
         return (None, None, None, *inputs, *(totals.get(p) for p in ctx.parameters))
 
 
