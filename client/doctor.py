@@ -142,10 +142,11 @@ def _network(site: Site) -> Iterator[Check]:
         yield from reach(site.invitation)
 
 
-CHEAP: dict[str, Examination] = {"keys": _keys, "policy": _policy, "approval": _approval, "disk": _disk}
+CHEAP: dict[str, Examination] = {
+    "keys": _keys, "policy": _policy, "approval": _approval, "disk": _disk, "device": _device,
+}  # fmt: skip
 """What `client up` looks at before it starts."""
 
 ALL: dict[str, Examination] = {
-    **CHEAP, "versions": _versions, "device": _device, "network": _network, "data": records, "ledger": _ledger,
-    "log": _log,
+    **CHEAP, "versions": _versions, "network": _network, "data": records, "ledger": _ledger, "log": _log,
 }  # fmt: skip

@@ -36,6 +36,8 @@ def check_without_privacy(study: Study, roster: Roster, charges: Sequence[Charge
     `retry`: every sum is over the whole roster, so there is nothing to subtract. `recover`: sums are over whoever is
     left, so a hospital contributes once to each round of a study, once to each global model, and to one evaluation;
     that the models of successive rounds differ is all that protects it, which is why mode `none` promises nothing.
+    A round that changed nothing therefore ends the run: also where the same hospitals are asked, the coordinator says
+    who dropped out, and the sums of two rounds from one model may be over different ones.
     """
     if study.federation.on_dropout == "retry":
         if charge.contributors != tuple(roster.sizes):
@@ -45,18 +47,30 @@ def check_without_privacy(study: Study, roster: Roster, charges: Sequence[Charge
                 "hospitals could be subtracted",
                 fix="ask all hospitals, or use a privacy mode with noise",
             )
-    elif any(_repeats(c, charge) for c in charges):
+        return
+    for before in charges:
+        if (before.study_digest, before.kind) == (charge.study_digest, charge.kind):
+            _check_sums_apart(before, charge)
+
+
+def _check_sums_apart(before: Charge, charge: Charge) -> None:
+    """Raise `Refused` for a second sum of the same round, of the same model, or of an evaluation."""
+    if charge.kind == "evaluate" or before.round == charge.round:
         raise Refused(
             "round-twice",
-            "without differential privacy a hospital contributes once to each round and each model of a study and to "
-            "one evaluation, because two sums over different hospitals could be subtracted",
+            "without differential privacy a hospital contributes once to each round of a study and to one evaluation, "
+            "because two sums over different hospitals could be subtracted",
             fix="go on with the next round, approve a new study, or use a privacy mode with noise",
         )
-
-
-def _repeats(before: Charge, charge: Charge) -> bool:
-    same = (before.study_digest, before.kind) == (charge.study_digest, charge.kind)
-    return same and (charge.kind == "evaluate" or before.round == charge.round or before.model == charge.model)
+    if before.model == charge.model:
+        raise Refused(
+            "model-twice",
+            f"the model of round {charge.round} is that of round {before.round}, bit for bit; without differential "
+            "privacy a hospital contributes once to each model, because two sums over different hospitals could be "
+            "subtracted",
+            fix="a round in which nobody drew a patient changes nothing: in a new study, raise `training.batch_rate`, "
+            'use on_dropout = "retry", or use a privacy mode with noise',
+        )
 
 
 def aborts(charges: Sequence[Charge], study_digest: bytes) -> int:

@@ -32,6 +32,7 @@ from fedmodels.dp.canaries import Canaries
 from fedmodels.dp.plan import plan_for
 from fedmodels.errors import FedmodelsError, Refused, RemoteProtocolError
 from fedmodels.joining import sign_head, sign_presence
+from fedmodels.models.device import device
 from fedmodels.models.registry import expected_parameters
 from fedmodels.secagg.messages import decode_request
 from fedmodels.study import Roster, Study
@@ -130,6 +131,7 @@ class Site(SiteFolder):
         charge = self._charge(request, asked, weights, self._is_paid(request, model, chain))
         spent = self._afford(charge, chain, data.patients_in(TRAIN))
         self.witness.keep(self._others(request), self.roster, self.time)
+        device()  # raises where the chosen one is missing: before anything is charged
         # Charged before patients' data are used: even a failure that the coordinator notices is paid for.
         if charge.pure_epsilon:
             files.begin_counts(model)

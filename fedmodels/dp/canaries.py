@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from fedmodels.dp.clipping.entries import Entry, PerRecord, plus
+from fedmodels.dp.clipping.entries import Entry, PerRecord
 from fedmodels.dp.clipping.prepare import Prepared
 from fedmodels.errors import PrivacyError
 from fedmodels.models.device import device_of
@@ -117,6 +117,5 @@ class Single:
     def select(self, rows: Tensor) -> "Single":
         return replace(self, columns=self.columns[rows], values=self.values[rows])
 
-    def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
-        value = torch.zeros_like(self.parameter).index_add_(0, self.columns, factors * self.values)
-        return plus(total, value)
+    def added(self, factors: Tensor) -> Tensor:
+        return torch.zeros_like(self.parameter).index_add_(0, self.columns, factors * self.values)

@@ -14,6 +14,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor
 
 from fedmodels.dp.clipping.prepare import Prepared
+from fedmodels.dp.lattice_noise import SUMMATION
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource
 from fedmodels.errors import PrivacyError
@@ -26,8 +27,10 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus carries no 
     """`DPOptimizer` whose noise is cryptographic, whose norms are exact and whose divisor is public.
 
     One step: `accumulate()` after each backward pass of a physical batch (loss summed over records), then `step()`
-    once, also when there was no batch at all. Guarantee of a step: the Gaussian mechanism with L2 sensitivity C and
-    standard deviation plan.noise_multiplier * C, divided by the public `expected_batch_size`.
+    once, also when there was no batch at all. Guarantee of a step: the Gaussian mechanism with L2 sensitivity
+    S = C (1 + 1/256) and standard deviation plan.noise_multiplier * S, divided by the public `expected_batch_size`.
+    C / 256 is for the rounding of sums, and enough for it where a pass has at most 192 records, and which they are does
+    not depend on who else is drawn (`sampling.parts`; `client.training.gradient_sum` has the arithmetic).
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus carries no 
         return torch.cat(parts)
 
     def _taken(self, parameter: Tensor) -> Tensor:
-        """The sum of one parameter, which starts again from zero."""
+        """The sum of one parameter, float64 if it is of several passes, which starts again from zero."""
         total = self._book.sums.pop(parameter, None)
         if total is None:
             return torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
@@ -99,18 +102,18 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus carries no 
             raise PrivacyError("steps are not skipped", fix="call `accumulate()` after each physical batch")
 
     def add_noise(self) -> None:
-        """p.grad = (clipped sum + noise) / divisor, in the memory of the sum; small ones share theirs.
+        """p.grad = (clipped sum + noise) / divisor, if it can be in the memory of the sum; small ones share theirs.
 
         An empty batch's sum is zero.
         """
-        deviation = self.noise_multiplier * self.max_grad_norm
+        deviation = self.noise_multiplier * self.max_grad_norm * float(1 + SUMMATION)
         for group in _few_draws(self.params):
             totals = [self._taken(p) for p in group]
             joined = totals[0] if len(group) == 1 else torch.cat([total.view(-1) for total in totals])
             self._source.add_normal(joined, deviation, 1.0 / self.expected_batch_size)
             parts = torch.split(joined.view(-1), [p.numel() for p in group])
             for p, part in zip(group, parts, strict=True):
-                p.grad = part.view(p.shape)
+                p.grad = part.view(p.shape).to(p.dtype)
 
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: ARG002 - Opacus's signature
         """Drop `p.grad` and, as Opacus does, what was accumulated since the last step."""

@@ -22,7 +22,7 @@ from fedmodels.errors import PrivacyError
 
 _SMALLEST_CLIP = 16  # lattice units
 _HEADROOM_DEVIATIONS = 12
-_SUMMATION = Fraction(1, 256)  # of the clip: what floating-point summation may add to the sensitivity
+SUMMATION = Fraction(1, 256)  # of the clip: what floating-point summation may add to the sensitivity
 _FLOAT_MARGIN = 1.0 + 2.0**-40  # square roots and products of floats err by less
 
 
@@ -46,9 +46,10 @@ class LatticeMechanism:
 
     Guarantee: for add/remove of one patient at one hospital, any number of opened sums is as private as `event` says,
     against the coordinator together with all hospitals whose shares are not counted in m. It needs sums of clipped
-    gradients whose rounding errors, with and without a patient, differ by at most C / 256 in L2 norm: up to 256
-    vectors may be added in single precision, their sums in double. A patient known at several hospitals is a group,
-    see `adjacency.group_upper`.
+    gradients whose rounding errors, with and without a patient, differ by at most C / 256 in L2 norm: up to 192 vectors
+    may be added in single precision, their sums in double, and which vectors are added with which must not depend on
+    who else is there (`client.training.gradient_sum` has the arithmetic). A patient known at several hospitals is a
+    group, see `adjacency.group_upper`.
 
     Raises `PrivacyError` where m < 1, a clip is below 16 lattice units, or a share below 3 or above 2^28.
     """
@@ -91,10 +92,9 @@ class LatticeMechanism:
 
         Sums with and without a patient are each rounded, and each rounding moves each coordinate by up to 1/2: together
         by 1. (Half of that would do if every patient's gradient was rounded on its own.) C / 256 is for the
-        floating-point errors of both sums (n^2 * 2^-24 for n vectors that are all alike). Clipping of coordinates
-        before rounding never increases a distance.
+        floating-point errors of both sums. Clipping of coordinates before rounding never increases a distance.
         """
-        clip = math.ceil(Fraction(self.clip) * Fraction(self.scale) * (1 + _SUMMATION))
+        clip = math.ceil(Fraction(self.clip) * Fraction(self.scale) * (1 + SUMMATION))
         return clip + math.isqrt(self.dimension) + 1
 
     @property

@@ -6,12 +6,15 @@ single record (unit = patient). Batch sizes vary and may be zero; a step with an
 into fixed batches is something else and costs more privacy than it claims.
 """
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fedmodels.errors import PrivacyError
+
+_SMALLEST_TAG = 2.0**-53  # equal tags are cut no further
 
 
 class UniformSource(Protocol):
@@ -84,3 +87,25 @@ class PoissonSampler:
         shuffled = every[np.lexsort((source.uniform(len(turn)), turn))]
         chosen: npt.NDArray[np.int64] = shuffled[begins[:, None] + np.arange(count) % counts[:, None]]
         return chosen.reshape(-1)
+
+
+def parts(tags: npt.NDArray[np.float64], most: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Places of the sampled patients in parts of at most `most`, each in ascending order.
+
+    tags: [n] in [0, 1), one for each patient, drawn independently. The interval is cut in half until what falls into
+    each part of it fits. Guarantee: without one patient, the parts are the same but for those, or the one, of a single
+    interval with at most `most` + 1 patients. Were every `most` of them a part, all the parts behind would shift.
+    """
+    yield from _halved(np.arange(len(tags)), tags, most, 0.0, 1.0)
+
+
+def _halved(
+    places: npt.NDArray[np.int64], tags: npt.NDArray[np.float64], most: int, low: float, width: float
+) -> Iterator[npt.NDArray[np.int64]]:
+    if len(places) <= most or width <= _SMALLEST_TAG:
+        if len(places):
+            yield places
+        return
+    below = tags[places] < low + width / 2
+    yield from _halved(places[below], tags, most, low, width / 2)
+    yield from _halved(places[~below], tags, most, low + width / 2, width / 2)

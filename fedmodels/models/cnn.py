@@ -54,11 +54,17 @@ class Cnn(nn.Module):
         return logits
 
 
-def _block(before: int, after: int, norm: Literal["none", "group"]) -> nn.Sequential:
+class Block(nn.Sequential):
+    """Layers of which nothing but the output is ever read, so that `prepare` may let the pooling work first."""
+
+    called_whole = True
+
+
+def _block(before: int, after: int, norm: Literal["none", "group"]) -> Block:
     layers: list[nn.Module] = [he(nn.Conv2d(before, after, kernel_size=3, padding="same"))]
     if norm == "group":
         layers.append(nn.GroupNorm(math.gcd(after, 8), after))
-    return nn.Sequential(*layers, nn.ReLU(), nn.MaxPool2d(2))
+    return Block(*layers, nn.ReLU(), nn.MaxPool2d(2))
 
 
 def _article_input(input_: ImageInput, labels: int) -> None:

@@ -1,7 +1,8 @@
 """The device that models are trained and applied on: a GPU where torch has one, else the CPU.
 
-`FEDMODELS_DEVICE` chooses another one. Vectors that leave a machine, files, audits' attacks and explanations are always
-of the CPU, and what decides who is in a batch and what the noise is comes from the CPU's secure generator.
+`FEDMODELS_DEVICE` chooses another one. Vectors that leave a machine, files and explanations are always of the CPU, and
+so are audits' attacks, but for the models of membership inference. What decides who is in a batch and what the noise is
+comes from the CPU's secure generator.
 """
 
 import os
@@ -14,7 +15,7 @@ from fedmodels.errors import UsageError
 
 VARIABLE = "FEDMODELS_DEVICE"
 
-_KNOWN = re.compile(r"cpu|cuda(?::([0-9]{1,3}))?")
+_KNOWN = re.compile(r"cpu|cuda(?::(0|[1-9][0-9]{0,2}))?")
 _CPU = torch.device("cpu")
 
 

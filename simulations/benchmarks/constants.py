@@ -1,7 +1,8 @@
-"""`fedmodels bench constants`: where the learning rate and the clip of mode `distributed` come from.
+"""`fedmodels bench constants`: which learning rate and clip of mode `distributed` SYNTHETIC cohorts would choose.
 
-Private training of the four kinds of SYNTHETIC cohorts with each pair of a grid, all else as `fedmodels study new`
-writes it. No patient's data are touched, so no epsilon has to pay for the choice. The regret of a pair on a cohort at
+Private training of the four kinds of cohorts with each pair of a grid, all else as `fedmodels study new` writes it. No
+patient's data are touched, so no epsilon would have to pay for the choice; but on patients it is worse than the
+defaults, which are others (`docs/privacy.md`, section 7). The regret of a pair on a cohort at
 an epsilon is the AUROC that it ends below the best pair there; the pair with the least mean regret is chosen. Training
 is on pooled records, whose noise is that of mode `distributed` with nobody colluding.
 """
@@ -89,12 +90,11 @@ def defaults() -> Pair:
     return Pair(study.training.learning_rate, study.privacy.clip)
 
 
-def run(seeds: int, progress: Progress, pairs: tuple[Pair, ...] | None = None) -> Report:
-    """Train every cohort at every epsilon with every pair (None: of the grid), `seeds` times."""
-    machine = this_machine()
+def run(seeds: int, progress: Progress) -> Report:
+    """Train every cohort at every epsilon with every pair of the grid, `seeds` times."""
+    machine, pairs = this_machine(), tuple(Pair(rate, clip) for rate in RATES for clip in CLIPS)
     with tempfile.TemporaryDirectory(prefix="fedmodels-constants-") as folder:
-        jobs = list(_jobs(Path(folder), seeds, pairs or tuple(Pair(rate, clip) for rate in RATES for clip in CLIPS)))
-        found = run_all(jobs, machine.cores, progress)
+        found = run_all(list(_jobs(Path(folder), seeds, pairs)), machine.cores, progress)
     return Report(machine, seeds, tuple(choose(found)), defaults())
 
 

@@ -1,8 +1,8 @@
 """`fedmodels bench utility`: what privacy costs in accuracy, by who adds the noise.
 
 For each data set and epsilon: private training on pooled data, mode `distributed` (planned for no colluding hospital,
-which takes exactly the noise of pooled training, for one, and for a third of them), mode `local`, and every hospital
-alone; beside all of them pooled training without privacy.
+which takes the noise of pooled training and 0.4% to 1% more for rounding, for one, and for a third of them), mode
+`local`, and every hospital alone; beside all of them pooled training without privacy.
 Seeds are paired: the same seed means the same hospitals and the same initial weights in every row. Batches and noise
 come from the operating system. A score is on the exact test records of all hospitals together.
 """

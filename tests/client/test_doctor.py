@@ -288,4 +288,4 @@ def test_up_runs_the_node_of_this_hospital_and_lets_out_what_the_log_lists_alone
     refusal = wire.encode(site.refuse(ValueError("John Doe")))
     assert options.may_leave(refusal, None)
     assert not options.may_leave(refusal, b"more")
-    assert set(CHEAP) == {"keys", "policy", "approval", "disk"}
+    assert set(CHEAP) == {"keys", "policy", "approval", "disk", "device"}

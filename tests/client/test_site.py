@@ -22,6 +22,7 @@ from fedmodels.data.dataset import TRAIN
 from fedmodels.data.load import load
 from fedmodels.dp.plan import plan_for
 from fedmodels.errors import DataError, FedmodelsError, ProtocolError, Refused, RunError, UsageError
+from fedmodels.models.device import VARIABLE
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
 from fedmodels.secagg.messages import SessionRequest, encode
@@ -50,6 +51,21 @@ def test_the_charge_comes_before_training_and_the_state_before_anything_leaves(
     spy(SentLog, "record", "log")
     site.handle(coordinator.request(), coordinator.model)
     assert order == ["charge", "train", "mask", "state", "log"]
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_a_device_that_is_not_there_is_found_before_anything_is_charged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    coordinator = Coordinator(sites_of(tmp_path))
+    site, request = coordinator.sites[0], coordinator.request(kind)
+    monkeypatch.setenv(VARIABLE, "cuda:99")
+    with pytest.raises(UsageError, match="CUDA devices"):
+        site.handle(request, coordinator.model)
+    assert not site.ledger.charges()
+    monkeypatch.delenv(VARIABLE)
+    site.handle(request, coordinator.model)
+    assert len(site.ledger.charges()) == 1
 
 
 def test_every_upload_is_charged_and_logged_with_its_digest(tmp_path: Path) -> None:
@@ -351,9 +367,10 @@ def test_without_privacy_a_recover_round_is_contributed_to_once(tmp_path: Path) 
     site = coordinator.sites[0]
     for kind in ("train", "evaluate"):
         site.handle(coordinator.request(kind), coordinator.model)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Refused, match="model of round 2 is that of round 1") as caught:
         site.handle(coordinator.request("train", round_=2), coordinator.model)
-    assert caught.value.rule == "round-twice"
+    assert caught.value.rule == "model-twice"
+    assert "batch_rate" in caught.value.fix
     coordinator.model = np.nextafter(coordinator.model, np.float32(1.0))
     for request in (coordinator.request("train"), coordinator.request("evaluate", round_=2)):
         with pytest.raises(Refused) as caught:

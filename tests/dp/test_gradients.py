@@ -60,6 +60,13 @@ def test_chunks_of_a_batch_add_up_to_the_batch() -> None:
     assert Step().move(x[:3], x[3:6], x[6:]) == pytest.approx(Step().move(x), abs=1e-6)
 
 
+def test_many_chunks_are_added_up_in_double_precision() -> None:
+    """In single precision, 1 added to 2^26 is lost a hundred times."""
+    one, large = torch.tensor([[1.0, 0.0, 0.0]]), 2.0**26
+    moved = Step(clip=2.0 * large).move(large * one, *[one] * 100)[0]
+    assert moved == pytest.approx((large + 100) * float(clip_factors(torch.tensor([0.0]).double(), 1.0)), abs=20)
+
+
 def test_the_divisor_is_the_public_one_whatever_the_batch() -> None:
     """Also the N-invariance: 320 or 321 records, the rest of the step is scaled alike."""
     x = torch.full((321, 3), 0.001)
@@ -75,9 +82,16 @@ def test_an_empty_batch_takes_a_step_of_full_noise() -> None:
 def test_noise_has_the_plans_standard_deviation_and_is_fresh() -> None:
     step = Step(noise=1.5, clip=2.0, divisor=10.0, width=100_000)
     first, second = step.move(), step.move(torch.zeros(1, 100_000))
-    assert first.std() == pytest.approx(0.3, rel=0.01)
-    assert second.std() == pytest.approx(0.3, rel=0.01)
+    assert first.std() == pytest.approx(0.3 * (1 + 1 / 256), rel=0.01)
+    assert second.std() == pytest.approx(0.3 * (1 + 1 / 256), rel=0.01)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.02
+
+
+def test_noise_is_also_for_what_rounding_adds_to_the_sensitivity(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(SecureSource, "add_normal", lambda self, values, deviation, scale: seen.append(deviation))
+    Step(noise=1.5, clip=2.0).move()
+    assert seen == [3.0 * (1 + 1 / 256)]
 
 
 def test_noise_ignores_torchs_seed() -> None:

@@ -1,16 +1,22 @@
-"""In a prepared model a max-pooling works before the ReLU in front of it: the same values and the same gradients."""
+"""A max-pooling works before the ReLU in front of it where nobody reads in between: same values, same gradients."""
 
 import copy
 
 import pytest
 import torch
+from model_studies import INPUTS, a_study
 from torch import Tensor, nn
 
 from fedmodels.dp.clipping.prepare import prepare
+from fedmodels.models.registry import build_model
 
 
-def block(relu: nn.Module, pool: nn.Module) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), relu, pool, nn.Flatten(), nn.Linear(4 * 9, 2))
+class Whole(nn.Sequential):
+    called_whole = True
+
+
+def block(relu: nn.Module, pool: nn.Module) -> Whole:
+    return Whole(nn.Conv2d(1, 4, 3, padding=1), relu, pool, nn.Flatten(), nn.Linear(4 * 9, 2))
 
 
 def images() -> Tensor:
@@ -72,7 +78,7 @@ class Shared(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         relu = nn.ReLU()
-        self.first = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), relu, nn.MaxPool2d(2), nn.Flatten())
+        self.first = Whole(nn.Conv2d(1, 4, 3, padding=1), relu, nn.MaxPool2d(2), nn.Flatten())
         self.second = nn.Sequential(nn.Linear(36, 8), relu, nn.Linear(8, 2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,3 +107,55 @@ def test_anything_else_keeps_its_order(model: nn.Module) -> None:
     kinds = [[type(layer) for layer in m.modules()] for m in (prepared.model, model)]
     assert kinds[0] == kinds[1]
     torch.testing.assert_close(prepared.model(images()), model(images()))
+
+
+class Inside(nn.Module):
+    """Reads what is between the ReLU and the pooling, as the skips of a U-Net do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.out = nn.Linear(4 * (36 + 9), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.down[:2](x)
+        return self.out(torch.cat([skip.flatten(1), self.down[2](skip).flatten(1)], 1))
+
+
+class Indices(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = block(nn.ReLU(), nn.MaxPool2d(2, return_indices=True))[:3]
+        self.out = nn.Linear(4 * 9, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, places = self.down(x)
+        return self.out(values.flatten(1) * places.flatten(1))
+
+
+def watched() -> nn.Module:
+    """Something counts, at the ReLU, the numbers that are on; the copy takes its hook along."""
+    model = block(nn.ReLU(), nn.MaxPool2d(2))
+    model[1].register_forward_hook(lambda layer, _, out: setattr(layer, "on", int((out > 0).sum())))
+    return model
+
+
+@pytest.mark.parametrize("make", [Inside, Indices, watched])
+def test_a_model_that_reads_in_between_has_the_outputs_of_the_stock_model(make: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, x = make().double(), images()
+    prepared = prepare(model)
+    torch.testing.assert_close(prepared.model(x), model(x), rtol=0.0, atol=0.0)
+    counts = [getattr(m.get_submodule("1"), "on", None) if make is watched else None for m in (prepared.model, model)]
+    assert counts[0] == counts[1]
+    prepared.model(x).sum().backward()
+    prepared.book.add_clipped(torch.ones(len(x), dtype=torch.float64))
+    model(x).sum().backward()
+    for one, other in zip(prepared.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(prepared.book.sums[one], other.grad)
+
+
+def test_the_projects_own_image_models_pool_first() -> None:
+    model = build_model(a_study("cnn", INPUTS["cnn"]))
+    x = torch.randn(2, 1, 28, 28)
+    assert seen_by(prepare(model).model, nn.ReLU, x) < 0.5 * seen_by(model, nn.ReLU, x)

@@ -104,6 +104,37 @@ def test_a_step_of_the_stock_privacy_engine(fast: type, stock: type, mode: str) 
         torch.testing.assert_close(before[name] - model.get_parameter(name), step, rtol=1e-3, atol=1e-7)
 
 
+class Twice(Model):
+    """The layer reads the sequence forwards and backwards, with the same weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.rnn(x)[0].mean(1) + 2 * self.rnn(x.flip(1))[0].mean(1))
+
+
+@pytest.mark.parametrize(("fast", "stock"), KINDS)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_layer_that_is_called_twice_has_the_gradients_of_both_calls(fast: type, stock: type, reduction: str) -> None:
+    model, ours = Twice(stock), Twice(fast)
+    ours.load_state_dict(model.state_dict())
+    wrapped = GradSampleModule(ours, batch_first=True, loss_reduction=reduction)
+    x, y = batch()
+    nn.functional.cross_entropy(wrapped(x), y, reduction=reduction).backward()
+    for name, expected in oracle(model).items():
+        torch.testing.assert_close(ours.get_parameter(name).grad_sample, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("fast", [FastLstm, FastGru])
+def test_gradients_that_were_read_are_not_read_again(fast: type) -> None:
+    model, (x, _) = Model(fast), batch()
+    model(x).sum().backward()  # without Opacus nobody reads them
+    states, _ = model.rnn(x)
+    states.sum().backward()
+    assert len(model.rnn.notes) == 1
+    registered.grad_sampler(model.rnn, [x], torch.ones_like(states))
+    with pytest.raises(PrivacyError, match="was read before"):
+        registered.grad_sampler(model.rnn, [x], torch.ones_like(states))
+
+
 def test_the_comparison_would_notice_a_sampler_without_the_factor_of_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     model, stock = Model(FastLstm), Model(nn.LSTM)
     stock.load_state_dict(model.state_dict())

@@ -271,3 +271,52 @@ def test_what_opacus_cannot_sample_is_refused() -> None:
     wrapped, _, _ = engine(nn.Sequential(twice, twice), "ghost", (torch.ones(2, 4), torch.zeros(2, dtype=torch.long)))
     with pytest.raises(NotImplementedError, match="tying"):
         wrapped(torch.ones(2, 4))
+
+
+ADAPTIVE = {
+    "target_unclipped_quantile": 0.5, "clipbound_learning_rate": 0.2, "max_clipbound": 10.0, "min_clipbound": 0.1,
+    "unclipped_num_std": 2.0,
+}  # fmt: skip
+NOT_FLAT: dict[str, dict[str, Any]] = {
+    "per_layer": {"max_grad_norm": [1.0, 1.0]},
+    "adaptive": {"max_grad_norm": 1.0, **ADAPTIVE},
+}
+
+
+@pytest.mark.parametrize("clipping", NOT_FLAT)
+def test_optimizers_of_opacus_that_take_no_double_precision_raise_and_change_nothing(clipping: str) -> None:
+    """Those of flat clipping take it. Where this fails, the sharp edge in the module's docstring is gone."""
+    model = nn.Sequential(FastLinear(60, 50))
+    before, x, y = copy.deepcopy(model.state_dict()), torch.randn(4, 60), torch.zeros(4, dtype=torch.long)
+    wrapped, optimizer, _ = PrivacyEngine().make_private(
+        module=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0), clipping=clipping,
+        data_loader=DataLoader(TensorDataset(x, y), batch_size=4), noise_multiplier=1.0, poisson_sampling=False,
+        **NOT_FLAT[clipping],
+    )  # fmt: skip
+    nn.functional.cross_entropy(wrapped(x), y).backward()
+    with pytest.raises(RuntimeError, match=r"dtype|[Dd]ouble"):
+        optimizer.step()
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+
+
+class Mixed(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.layer = FastLinear(5, 2) if kind == "linear" else FastGru(5, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer(x)
+        return (out if isinstance(out, Tensor) else out[0]).mean(1)
+
+
+@pytest.mark.parametrize("mode", ["hooks", "ghost"])
+@pytest.mark.parametrize("kind", ["linear", "gru"])
+def test_matrix_products_of_shortened_factors_are_refused(kind: str, mode: str) -> None:
+    x, y = torch.randn(4, 6, 5), torch.zeros(4, dtype=torch.long)
+    wrapped, _, loss = engine(Mixed(kind), mode, (x, y))
+    torch.set_float32_matmul_precision("high")
+    try:
+        with pytest.raises(PrivacyError, match="multiply matrices in"):
+            loss(wrapped(x), y).backward()
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -23,7 +23,7 @@ from fedmodels.dp.accounting import SampledGaussian
 from fedmodels.dp.gradients import PrivateOptimizer
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource
-from fedmodels.dp.sampling import PoissonSampler
+from fedmodels.dp.sampling import PoissonSampler, SeededSource, parts
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
 from fedmodels.study import Study
@@ -184,7 +184,7 @@ def test_rule_3_releases_carry_the_noise_that_is_charged_to_within_one_percent(m
         assert draws.size >= 50_000
         event = NOISY.event(1)
         assert event == SampledGaussian(1.0, 3.0, 1)
-        return bool(draws.std() == pytest.approx(event.noise_multiplier * NOISY.clip, rel=0.01))
+        return bool(draws.std() == pytest.approx(event.noise_multiplier * NOISY.clip * (1 + 1 / 256), rel=0.01))
 
     assert agrees(NOISY)
     assert not agrees(replace(NOISY, noise_multiplier=0.97 * NOISY.noise_multiplier))
@@ -277,6 +277,47 @@ def test_rule_4_a_record_scaled_by_a_million_moves_the_sum_by_at_most_the_clip(m
     assert 0.99 < moved() <= 1.0 + 1e-4
     monkeypatch.setattr(gradients, "clip_factors", lambda norms, clip: torch.ones_like(norms))
     assert moved() > 100.0
+
+
+Cut = Callable[[np.ndarray, int], Any]
+
+
+def passes(data: Dataset, tags: np.ndarray, cut: Cut) -> set[frozenset[str]]:
+    """The patients of each part that a hospital adds up, where these are the tags."""
+    seen: list[frozenset[str]] = []
+    backward = training._backward
+
+    def spy(model: torch.nn.Module, study: Study, batch: Dataset) -> float:
+        seen.append(frozenset(batch.patients.tolist()))
+        return backward(model, study, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_SINGLE_PRECISION", 16)
+        patch.setattr(training, "_backward", spy)
+        patch.setattr(training, "parts", lambda drawn, most: cut(tags[: len(drawn)], most))
+        training.gradient_sum(STUDY, MODEL, data, QUIET)
+    assert sum(map(len, seen)) == len(data)
+    return set(seen)
+
+
+def test_rule_4_who_else_is_drawn_changes_one_part_of_a_sum() -> None:
+    """Each part is rounded: were all of them others without a patient, so were all their rounding errors."""
+    everyone, tags = patients(300), SeededSource(1).uniform(300)
+
+    def summed_anew(cut: Cut) -> int:
+        with_first, without = passes(everyone, tags, cut), passes(everyone.take(range(1, 300)), tags[1:], cut)
+        return sum(map(len, with_first - without))
+
+    assert summed_anew(parts) <= 17
+    assert summed_anew(lambda drawn, most: np.split(np.arange(len(drawn)), range(most, len(drawn), most))) == 300
+
+
+def test_rule_4_parts_are_drawn_anew_for_every_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(training, "parts", lambda tags, most: seen.append(tags) or parts(tags, most))
+    for _ in range(2):
+        training.gradient_sum(STUDY, MODEL, patients(50), QUIET)
+    assert len(np.unique(np.concatenate(seen))) == 100
 
 
 def test_rule_4_clipping_is_per_patient_and_not_of_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 """Poisson sampling by patient: rates, variance, independence of the number of records."""
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 import pytest
 
 from fedmodels.dp.randomness import SecureSource
-from fedmodels.dp.sampling import PoissonSampler, SeededSource
+from fedmodels.dp.sampling import PoissonSampler, SeededSource, parts
 from fedmodels.errors import PrivacyError
 
 PATIENTS = np.array(["a"] * 50 + ["b"] + ["c", "d"] * 3)
@@ -72,3 +74,37 @@ def test_a_patient_is_taken_with_the_rate_times_the_largest_of_their_shares() ->
 def test_a_sampler_that_the_accounted_rate_does_not_cover_is_refused(shares: np.ndarray) -> None:
     with pytest.raises(PrivacyError, match="more often"):
         PoissonSampler(PATIENTS, 0.2, shares)
+
+
+# --- parts of a sample that are added up together --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 300])
+@pytest.mark.parametrize("most", [1, 8])
+def test_everybody_is_in_one_part_and_no_part_is_too_large(count: int, most: int) -> None:
+    found = list(parts(SeededSource(count).uniform(count), most))
+    assert sorted(np.concatenate([*found, np.zeros(0, np.int64)]).tolist()) == list(range(count))
+    assert all(0 < len(part) <= most and (np.diff(part) > 0).all() for part in found)
+    assert count > most or len(found) == min(count, 1)
+
+
+def test_equal_tags_come_to_an_end() -> None:
+    assert [part.tolist() for part in parts(np.full(3, 0.25), 2)] == [[0, 1, 2]]
+
+
+def in_order(tags: np.ndarray, most: int) -> Iterable[np.ndarray]:
+    return np.split(np.arange(len(tags)), range(most, len(tags), most))
+
+
+def summed_anew(cut: Callable[[np.ndarray, int], Iterable[np.ndarray]], tags: np.ndarray, absent: int) -> int:
+    """How many patients are in parts that are no longer the same without one."""
+    names = np.delete(np.arange(len(tags)), absent)
+    before = {frozenset(part.tolist()) for part in cut(tags, 8)}
+    after = {frozenset(names[part].tolist()) for part in cut(np.delete(tags, absent), 8)}
+    return sum(len(part) for part in before - after)
+
+
+def test_without_a_patient_only_a_part_of_at_most_one_more_than_fit_is_summed_anew() -> None:
+    tags = [SeededSource(seed).uniform(200) for seed in range(20)]
+    assert max(summed_anew(parts, some, absent) for some in tags for absent in range(200)) == 9
+    assert summed_anew(in_order, tags[0], 0) == 200

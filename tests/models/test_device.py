@@ -26,7 +26,9 @@ def test_the_environment_chooses_another(chosen: str, monkeypatch: pytest.Monkey
     assert device() == torch.device(chosen)
 
 
-@pytest.mark.parametrize("chosen", ["gpu", "meta", "mps", "cuda:", "cuda:-1", "cuda:x", "CPU", "cpu:1", "cuda:1\n"])
+@pytest.mark.parametrize(
+    "chosen", ["gpu", "meta", "mps", "cuda:", "cuda:-1", "cuda:x", "CPU", "cpu:1", "cuda:01", "cuda:00", "cuda:1\n"]
+)
 def test_an_unknown_name_is_refused(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, chosen)
     with pytest.raises(UsageError, match="no device") as refused:

@@ -7,6 +7,7 @@ import torch
 from model_studies import IMAGE_224, INPUTS, TEXT, a_batch, a_study
 from torch import Tensor, nn
 
+from fedmodels.dp.clipping import embedding
 from fedmodels.dp.clipping.prepare import prepare
 from fedmodels.models.losses import loss_fn
 from fedmodels.models.registry import build_model
@@ -82,14 +83,15 @@ def test_the_norm_of_51_million_weights_is_right_without_making_their_gradients(
     check(model, (x, None, torch.tensor([0, 1])), 1e-5)
 
 
-def test_the_comparison_would_notice_a_record_counted_twice() -> None:
-    """The control of `check`: weight sharing in time, squared before instead of after adding up."""
+def test_the_comparison_would_notice_a_record_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of `check`: words that repeat, squared before instead of after adding up."""
     model = build_model(a_study("text-gru", INPUTS["text-gru"], labels=3))
     x, lengths, y = a_batch("text-gru", 5)
-    prepared = prepare(model)
-    loss_fn((1.0, 3.0, 0.5), "sum")(prepared.model(x.clamp(max=3), lengths), y).backward()
-    rows = prepared.book._entries[prepared.model.encoder.weight]
-    assert not torch.allclose(rows.squared_norms(), rows.outputs.double().square().sum((1, 2)), rtol=1e-2)
+    batch = x.clamp(max=3), lengths, y
+    check(model, batch, 1e-5)
+    monkeypatch.setattr(embedding, "combined", lambda ids, outputs, size: outputs)
+    with pytest.raises(AssertionError):
+        check(model, batch, 1e-4)
 
 
 @pytest.mark.parametrize("name", INPUTS)

@@ -65,7 +65,7 @@ class Book:
         if not inputs:
             raise PrivacyError("the number of records is unknown: the model was given no tensor", where="model")
         first = inputs[0]
-        _refuse_short_products(first.data if isinstance(first, PackedSequence) else first)
+        refuse_short_products(first.data if isinstance(first, PackedSequence) else first)
         self._records = int(first.batch_sizes[0]) if isinstance(first, PackedSequence) else len(first)
         if self._records % self.copies:
             raise PrivacyError(
@@ -111,7 +111,8 @@ class Book:
     def norms(self) -> Tensor:
         """[n] float64 norm over all parameters of each record of the last backward pass; inf where it overflowed.
 
-        Within 1e-5 relative of the norm of exactly what `add_clipped` adds.
+        Within 1e-5 relative of the norm of exactly what `add_clipped` adds; larger where a record's terms cancel to a
+        thousandth of their lengths or less, see `entries.at_least`.
         """
         if not self._entries:
             return torch.zeros(0, dtype=torch.float64)
@@ -122,6 +123,8 @@ class Book:
     def add_clipped(self, factors: Tensor) -> None:
         """Add sum_i factors[i] * gradient_i to every parameter's entry in `sums`, and forget the pass.
 
+        From a second pass on `sums` is float64: errors of single precision are those of one pass, however many follow.
+
         factors: [n]. A record of factor 0 has no influence, whatever its gradient: also not by 0 * nan.
         """
         rows = factors.nonzero().view(-1)
@@ -130,7 +133,8 @@ class Book:
         while self._entries:
             parameter, entry = self._entries.popitem()
             kept = entry if every else entry.select(rows)
-            self.sums[parameter] = kept.added(taken.to(parameter.dtype), self.sums.get(parameter))
+            value, before = kept.added(taken.to(parameter.dtype)), self.sums.get(parameter)
+            self.sums[parameter] = value if before is None else before.double().add_(value)
 
     def clear(self) -> None:
         """Forget the last backward pass and the sums."""
@@ -138,7 +142,7 @@ class Book:
         self.sums.clear()
 
 
-def _refuse_short_products(x: Tensor) -> None:
+def refuse_short_products(x: Tensor) -> None:
     """TF32 rounds each factor to 11 bits and bfloat16 to 8: a sum would have up to 0.1% or 1% more than was clipped."""
     backend = torch.backends.cuda if x.device.type == "cuda" else torch.backends.mkldnn
     if (precision := backend.matmul.fp32_precision) not in ("none", "ieee"):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedmodels.dp.clipping.book import Book, Gradients, Tensors
-from fedmodels.dp.clipping.entries import Entry, PerRecord, plus, squares
+from fedmodels.dp.clipping.entries import Entry, PerRecord, squares
 from fedmodels.errors import PrivacyError
 
 # Up to this size of a record's strips, matrix products are faster than a call of the convolution per record. Measured
@@ -139,10 +139,10 @@ class Parts:
     def select(self, rows: Tensor) -> "Parts":
         return replace(self, gradients=self.gradients[:, rows])
 
-    def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
+    def added(self, factors: Tensor) -> Tensor:
         value = factors @ self.gradients.flatten(2)
         parts, _, *rest = self.gradients.shape
-        return plus(total, value.view(parts, *rest).permute(self.order).reshape(self.parameter.shape))
+        return value.view(parts, *rest).permute(self.order).reshape(self.parameter.shape)
 
 
 def operation(layer: Convolutional, x: Tensor) -> tuple[Convolution, Tensor]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedmodels.dp.clipping.book import Book, Gradients, Tensors
-from fedmodels.dp.clipping.entries import Entry, merged, plus, squares
+from fedmodels.dp.clipping.entries import Entry, merged, squares
 from fedmodels.errors import PrivacyError
 
 
@@ -16,7 +16,8 @@ from fedmodels.errors import PrivacyError
 class Rows:
     """Gradients of a table [v, d], by the row that was looked up.
 
-    ids: [n, t] int64; outputs: [n, t, d] gradient of each looked-up row; unused: a row that gets no gradient, or -1.
+    ids: [n, t] int64; outputs: [n, t, d] gradient of each looked-up row, of rows that a record looks up several times
+    at one place (`of` sees to it): what is measured is what is added up; unused: a row that gets no gradient, or -1.
     """
 
     parameter: Tensor
@@ -24,42 +25,55 @@ class Rows:
     outputs: Tensor
     unused: int
 
+    @classmethod
+    def of(cls, parameter: Tensor, ids: Tensor, outputs: Tensor, unused: int) -> "Rows":
+        """outputs: [n, t, d] gradient at each place."""
+        return cls(parameter, ids, combined(ids, outputs, len(parameter)), unused)
+
     @property
     def records(self) -> int:
         return len(self.ids)
 
     def grouped(self, copies: int) -> "Rows":
-        return replace(self, ids=merged(self.ids, copies), outputs=merged(self.outputs, copies))
+        return Rows.of(self.parameter, merged(self.ids, copies), merged(self.outputs, copies), self.unused)
 
     def squared_norms(self) -> Tensor:
-        """A record's gradients of equal ids add up before they are squared; most ids occur once."""
-        count, steps = self.ids.shape
-        values = self.outputs.reshape(count * steps, self.outputs.shape[2])
-        owners = torch.arange(count, device=self.ids.device).repeat_interleave(steps)
-        keys, order = (owners * len(self.parameter) + self.ids.reshape(-1)).sort()
-        first = torch.ones_like(keys, dtype=torch.bool)
-        first[1:] = keys[1:] != keys[:-1]
-        repeated = ~first
-        repeated[:-1] |= ~first[1:]
-        lengths = squares(values)
-        places = repeated.nonzero().view(-1)
-        rows = order[places]
-        lengths[rows] = 0.0
-        runs = first[places].cumsum(0) - 1
-        starts = rows[first[places]]
-        sums = values.new_zeros(len(starts), values.shape[1], dtype=torch.float64)
-        lengths[starts] = sums.index_add_(0, runs, values[rows].double()).square().sum(1)
-        lengths = lengths.where(self.ids.reshape(-1) != self.unused, 0.0)
-        return lengths.view(count, steps).sum(1)
+        count, steps, width = self.outputs.shape
+        lengths = squares(self.outputs.reshape(count * steps, width)).view(count, steps)
+        return lengths.where(self.ids != self.unused, 0.0).sum(1)
 
     def select(self, rows: Tensor) -> "Rows":
         return replace(self, ids=self.ids[rows], outputs=self.outputs[rows])
 
-    def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
+    def added(self, factors: Tensor) -> Tensor:
         value: Tensor = torch.ops.aten.embedding_dense_backward(
             self.outputs * factors[:, None, None], self.ids, len(self.parameter), self.unused, False
         )
-        return plus(total, value)
+        return value
+
+
+def combined(ids: Tensor, outputs: Tensor, size: int) -> Tensor:
+    """[n, t, d] with the gradients of equal ids of a record added up at one of their places, and 0 at the others.
+
+    In float64, rounded once: they may cancel. Most ids occur once, and keep theirs. size: of the table.
+    """
+    count, steps, width = outputs.shape
+    owners = torch.arange(count, device=ids.device).repeat_interleave(steps)
+    keys, order = (owners * size + ids.reshape(-1)).sort()
+    first = torch.ones_like(keys, dtype=torch.bool)
+    first[1:] = keys[1:] != keys[:-1]
+    repeated = ~first
+    repeated[:-1] |= ~first[1:]
+    places = repeated.nonzero().view(-1)
+    if not len(places):
+        return outputs
+    rows = order[places]
+    values = outputs.reshape(count * steps, width).clone()
+    sums = values.new_zeros(int(first[places].sum()), width, dtype=torch.float64)
+    sums.index_add_(0, first[places].cumsum(0) - 1, values[rows].double())
+    values[rows] = 0.0
+    values[rows[first[places]]] = sums.to(values.dtype)
+    return values.view(count, steps, width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +100,7 @@ class Lookup:
         if not self.weight.requires_grad:
             return []
         ids = ids.reshape(len(ids), ids[:1].numel())
-        return [Rows(self.weight, ids, g.reshape(*ids.shape, g.shape[-1]), self.unused)]
+        return [Rows.of(self.weight, ids, g.reshape(*ids.shape, g.shape[-1]), self.unused)]
 
 
 def operation(layer: nn.Embedding, ids: Tensor) -> tuple[Lookup, Tensor]:

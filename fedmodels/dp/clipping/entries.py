@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 _BLOCK = 1024  # float32 sums of so few squares are right to 1e-7; blocks are added up in float64
-_CHUNK_BYTES = 1 << 26  # per-record gradients that are made only to be measured
+_CHUNK_BYTES = 1 << 26  # what is made only to be measured or added up in double precision
+_UNDERFLOW = 2.0**-126  # squares below it may be lost in single precision
+_FLOOR = 2.0**-36
 
 
 class Entry(Protocol):
@@ -31,8 +33,8 @@ class Entry(Protocol):
         """The same of some records; rows: [k] int64."""
         ...
 
-    def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
-        """total (None: 0) + sum_i factors[i] * gradient_i, in the memory of total; factors: [n], parameter's type."""
+    def added(self, factors: Tensor) -> Tensor:
+        """sum_i factors[i] * gradient_i, a tensor of its own in the parameter's type, as factors [n] are."""
         ...
 
 
@@ -49,14 +51,26 @@ def squares(values: Tensor) -> Tensor:
     return total
 
 
+def at_least(squared: Tensor, lengths: Tensor, additions: int) -> Tensor:
+    """[n] squared norms of sums of t terms each, none smaller than what rounding can hide where terms cancel.
+
+    squared: [n], computed in float64; lengths: [n, t] norm of each term; additions: r >= 2t, the most in a row that are
+    behind a number of `squared`. With u = 2^-53 and S a record's sum of lengths:
+
+    - `squared` is wrong by at most r u S^2. So nothing is reported below r 2^-36 S^2, and at least that the error is
+      2^-17 of it, 4e-6 of the norm.
+    - A factor of at most C / norm then leaves factor * S <= C 2^18 / sqrt(r). Adding up the terms of n records in
+      float64 is wrong by at most n t u times the sum of factor * S, which is at most n^2 sqrt(r) 2^-36 C: for 192
+      records and r = 2^17, as for 51M weights, 2^-12 C. In float32, one record's S would have no such bound.
+
+    Only a record whose terms cancel to about a thousandth of S is reported as larger than it is.
+    """
+    return torch.maximum(squared, additions * _FLOOR * lengths.double().sum(1).square())
+
+
 def merged(values: Tensor, copies: int) -> Tensor:
     """[n / copies, copies * t, ...] of values [n, t, ...]: adjacent records become one with all their positions."""
     return values.reshape(len(values) // copies, copies * values.shape[1], *values.shape[2:])
-
-
-def plus(total: Tensor | None, value: Tensor) -> Tensor:
-    """total + value in the memory of total; value itself where there is no total yet."""
-    return value if total is None else total.add_(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +93,9 @@ class PerRecord:
     def select(self, rows: Tensor) -> "PerRecord":
         return replace(self, gradients=self.gradients[rows])
 
-    def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
+    def added(self, factors: Tensor) -> Tensor:
         value = factors @ self.gradients.reshape(len(factors), self.parameter.numel())
-        return plus(total, value.view(self.parameter.shape))
+        return value.view(self.parameter.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,29 +118,47 @@ class Outer:
         return matrix_entry(self.parameter, merged(self.inputs, copies), merged(self.outputs, copies))
 
     def squared_norms(self) -> Tensor:
-        steps = self.inputs.shape[1]
+        steps, sides = self.inputs.shape[1], self.inputs.shape[2] + self.outputs.shape[2]
         if steps == 1:
-            return squares(self.inputs) * squares(self.outputs)
-        gram = steps * (self.inputs.shape[2] + self.outputs.shape[2]) < self.parameter.numel()
-        size = 16 * steps**2 if gram else self.parameter.numel() * self.parameter.element_size()
+            return _not_lost(self.inputs) * _not_lost(self.outputs)
+        gram = steps * sides < self.parameter.numel()
+        size = 8 * steps * (2 * steps + sides) if gram else 8 * (steps * sides + self.parameter.numel())
         chunk = max(1, _CHUNK_BYTES // size)
         parts = zip(torch.split(self.inputs, chunk), torch.split(self.outputs, chunk), strict=True)
-        return torch.cat([_gram(a, g) if gram else squares(g.mT @ a) for a, g in parts])
+        doubles = ((a.double(), g.double()) for a, g in parts)
+        squared = torch.cat([_gram(a, g) if gram else squares(g.mT @ a) for a, g in doubles])
+        lengths = [torch.linalg.vector_norm(values, dim=2).double() for values in (self.inputs, self.outputs)]
+        return at_least(squared, lengths[0] * lengths[1], sides + 2 * steps)
 
     def select(self, rows: Tensor) -> "Outer":
         return replace(self, inputs=self.inputs[rows], outputs=self.outputs[rows])
 
-    def added(self, factors: Tensor, total: Tensor | None) -> Tensor:
-        left = (self.outputs * factors[:, None, None]).flatten(0, 1).t()
+    def added(self, factors: Tensor) -> Tensor:
         right = self.inputs.flatten(0, 1)
-        return left @ right if total is None else total.addmm_(left, right)
+        if self.inputs.shape[1] > 1:
+            left = (self.outputs.double() * factors.double()[:, None, None]).flatten(0, 1).t()
+            return _product(left, right)
+        return (self.outputs * factors[:, None, None]).flatten(0, 1).t() @ right
+
+
+def _not_lost(values: Tensor) -> Tensor:
+    """[n] squares of values [n, 1, k], with all that may be lost by underflow: their partners may be very large."""
+    return squares(values) + values.shape[2] * _UNDERFLOW
 
 
 def _gram(inputs: Tensor, outputs: Tensor) -> Tensor:
-    """[n] |sum_t g_t a_t^T|^2 = sum_{s,t} (a_s . a_t) (g_s . g_t), in float64: its terms may cancel."""
-    inputs, outputs = inputs.double(), outputs.double()
+    """[n] |sum_t g_t a_t^T|^2 = sum_{s,t} (a_s . a_t) (g_s . g_t) of float64, as its terms may cancel; first over t."""
     products = (inputs @ inputs.mT).mul_(outputs @ outputs.mT)
-    return products.sum((1, 2)).clamp_(min=0.0)
+    return products.sum(2).sum(1).clamp_(min=0.0)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """[m, k] of left [m, r] float64 and right [r, k], added up in float64, in the type of `right`."""
+    out = right.new_empty(len(left), right.shape[1])
+    width = max(1, _CHUNK_BYTES // (8 * (len(left) + len(right))))
+    for some in (slice(first, first + width) for first in range(0, out.shape[1], width)):
+        out[:, some] = left @ right[:, some].double()
+    return out
 
 
 def matrix_entry(parameter: Tensor, inputs: Tensor, outputs: Tensor) -> Entry:

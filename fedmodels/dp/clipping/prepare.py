@@ -51,6 +51,8 @@ def prepare(model: nn.Module, copies: int = 1) -> Prepared:
     copies: so many adjacent rows count as one record: one that is changed at random (augmentation multiplicity, De et
     al. 2022), or several of a patient. Its gradient is the sum over them, which is clipped once; with losses divided by
     `copies`, their mean.
+    In an `nn.Sequential` with `called_whole = True`, of which nothing but the output is read, a max-pooling may work
+    before the ReLU in front of it.
     Refused with a `PrivacyError`, because a record's gradient would be wrong or unknown: layers that mix records
     (BatchNorm), trainable parameters in a layer that is not in the table above, or shared between layers.
     Sharp edge: arithmetic between records in a model's own `forward` is not seen. No layer here does that.
@@ -81,16 +83,21 @@ class _Forward:
 
 
 def _pool_first(model: nn.Module) -> None:
-    """Let every max-pooling work before the ReLU in front of it: a quarter of the numbers for the ReLU.
+    """Let a max-pooling work before the ReLU in front of it, where nobody reads in between: a quarter of the numbers.
 
     Both are monotone, so values are the same; so are gradients, which go to the largest number of a window if it is
     positive and nowhere otherwise.
     """
     for parent in model.modules():
-        if type(parent) is nn.Sequential:
+        if isinstance(parent, nn.Sequential) and getattr(parent, "called_whole", False):
             for place, (relu, pool) in enumerate(pairwise(list(parent))):
-                if type(relu) is nn.ReLU and type(pool) is nn.MaxPool2d:
+                if _is_plain(relu, nn.ReLU) and _is_plain(pool, nn.MaxPool2d) and not pool.return_indices:
                     parent[place], parent[place + 1] = pool, relu
+
+
+def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Of that type itself, and without hooks, which would see other numbers."""
+    return type(layer) is kind and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
 
 
 def _trainable(model: nn.Module) -> dict[Tensor, str]:

@@ -14,8 +14,18 @@ those of `prepare`, right to 1e-5, and so are the norms that a record is clipped
   one; measured on a processor, that finds up to 0.1% too little in 2^18 numbers and 1% in 50 million. So long ones are
   given to it in double precision. All of them are made, those of an embedding [n, vocabulary, width] too.
 
-Refused: packed sequences and the final state alone (Opacus hooks see the outputs only), projections, embeddings with
-`max_norm`, `scale_grad_by_freq` or `sparse`, mixed precision.
+Sharp edges:
+
+- Flat clipping alone, Opacus's default. Its optimizers of `clipping="per_layer"` and `"adaptive"` do not take double
+  precision: with more than 2048 weights of a layer here, `step()` raises torch's error of a dtype before it changes
+  anything.
+- In "ghost" mode, torch adds up what was measured, in single precision over all records and their positions. A record
+  whose positions cancel (time steps, places in an image, words) to less than about a thousandth of their lengths can
+  move that sum by more than the clip. `prepare` has a bound for it (`entries.at_least`).
+
+Refused: torch settings that shorten the factors of matrix products (TF32, bfloat16), packed sequences and the final
+state alone (Opacus hooks see the outputs only), projections, embeddings with `max_norm`, `scale_grad_by_freq` or
+`sparse`, mixed precision.
 """
 
 from collections.abc import Sequence
@@ -28,7 +38,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
 from fedmodels.dp.clipping import convolution, embedding, linear, recurrent
-from fedmodels.dp.clipping.book import Gradients, Operation, Tensors
+from fedmodels.dp.clipping.book import Gradients, Operation, Tensors, refuse_short_products
 from fedmodels.dp.clipping.convolution import Parts
 from fedmodels.dp.clipping.embedding import Rows
 from fedmodels.dp.clipping.entries import Entry, Outer, PerRecord
@@ -49,10 +59,6 @@ class _Notes:
         outputs: Tensors = _Sampled.apply(self, operation, len(inputs), *inputs, *parameters)  # type: ignore[no-untyped-call]
         return outputs
 
-    def take(self) -> list[Entry]:
-        entries, self.entries = self.entries, []
-        return entries
-
 
 class _Sampled(torch.autograd.Function):
     """An operation that notes its entries and also gives its parameters their ordinary gradients, as Opacus expects."""
@@ -71,7 +77,7 @@ class _Sampled(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> Gradients:  # noqa: ANN401
         inputs, entries = ctx.operation.backward(ctx.saved_tensors, gradients, ctx.wanted)
         ctx.notes.entries += entries
-        totals = {entry.parameter: entry.added(_ones(entry), None) for entry in entries}
+        totals = {entry.parameter: entry.added(_ones(entry)) for entry in entries}
         return (None, None, None, *inputs, *(totals.get(p) for p in ctx.parameters))
 
 
@@ -91,7 +97,7 @@ def _needs_gradient(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 class FastLstm(nn.LSTM):
     """An `nn.LSTM`, with its arguments and its state dict, that Opacus can train; stock kernels without gradients."""
 
-    notes: _Notes
+    notes: list[_Notes]
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **options)
@@ -104,7 +110,7 @@ class FastLstm(nn.LSTM):
 class FastGru(nn.GRU):
     """An `nn.GRU`, with its arguments and its state dict, that Opacus can train; stock kernels without gradients."""
 
-    notes: _Notes
+    notes: list[_Notes]
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **options)
@@ -116,11 +122,17 @@ class FastGru(nn.GRU):
 
 def _set_up(layer: FastLstm | FastGru) -> None:
     recurrent.check(layer)
+    layer.notes = []
     layer.register_forward_pre_hook(_needs_gradient)
 
 
 def _forward(layer: FastLstm | FastGru, x: Tensor, hx: recurrent.State | None) -> Any:  # noqa: ANN401
-    layer.notes = notes = _Notes()
+    """Its notes go onto a stack, as a layer may be called several times before Opacus reads them: the last one first.
+
+    Those that a backward pass filled without Opacus (its hooks are off then) are dropped.
+    """
+    notes = _Notes()
+    layer.notes = [*(unread for unread in layer.notes if not unread.entries), notes]
     states, final = recurrent.forward(layer, notes, x, hx)
     if isinstance(states, Tensor):
         states.register_hook(lambda g: setattr(notes, "largest", float(g.abs().max()) if g.numel() else 0.0))  # type: ignore[no-untyped-call]
@@ -158,6 +170,7 @@ def _entries(
     layer: FastLstm | FastGru | _Direct, activations: Sequence[Tensor], backprops: Tensor
 ) -> tuple[list[Entry], float]:
     """The entries of the last backward pass, and the factor that Opacus's contract wants them multiplied by."""
+    refuse_short_products(backprops)
     if isinstance(layer, FastLstm | FastGru):
         return _noted(layer, backprops)
     x = activations[0]
@@ -177,7 +190,13 @@ def _noted(layer: FastLstm | FastGru, backprops: Tensor) -> tuple[list[Entry], f
     """What a recurrent layer noted, and the factor by which Opacus scales gradients: the batch's size for a mean loss,
     else 1. It shows in `backprops`, the gradient of the layer's output after scaling.
     """
-    entries, largest = layer.notes.take(), layer.notes.largest
+    if not layer.notes:
+        raise PrivacyError(
+            "Opacus asks for the gradients of a forward pass that was read before",
+            fix="make a forward pass for every backward pass",
+        )
+    notes = layer.notes.pop()
+    entries, largest = notes.entries, notes.largest
     if largest == 0.0 and backprops.numel():
         raise PrivacyError("the gradient of the layer's outputs is zero", fix="use its outputs, not its final state")
     scale = float(backprops.abs().max()) / largest if backprops.numel() else 1.0
