@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from federations import DISTRIBUTED, tiny_study
+from federations import DISTRIBUTED, tiny_study, tiny_text
 from rich.console import Console
 
 from fedmodels.commands import study as commands
@@ -96,3 +96,16 @@ def test_check_tells_what_a_model_sees_of_a_text(tmp_path: Path, screen: io.Stri
     file.write_text("".join(kept).replace("max_tokens = 128\n", f"max_tokens = 128\n{settings}"))
     study_check(file)
     assert says in said(screen)
+
+
+@pytest.mark.parametrize(("mode", "told"), [("local", True), ("none", False)])
+def test_check_tells_how_many_rows_a_patient_has_in_one_pass(
+    tmp_path: Path, screen: io.StringIO, mode: str, told: bool
+) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(tiny_text("training.records=5", f"privacy.mode={mode}"))
+    study_check(file)
+    assert ("5 records times 1 copies are 5 rows, clipped as one" in said(screen)) == told
+    file.write_text(tiny_text(f"privacy.mode={mode}"))
+    study_check(file)
+    assert said(screen).count("clipped as one") == told

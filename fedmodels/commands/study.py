@@ -12,7 +12,7 @@ from fedmodels.dp.plan import Plan, plan_for
 from fedmodels.errors import UsageError
 from fedmodels.files import read_text, write_synced
 from fedmodels.models.registry import architecture, build_model, expected_parameters, families, parameter_count, presets
-from fedmodels.study import Study, parse_study
+from fedmodels.study import Study, Training, parse_study
 from fedmodels.study_input import TextInput
 from fedmodels.study_template import render
 
@@ -50,6 +50,7 @@ def study_check(file: Path) -> None:
 def rows(study: Study) -> list[tuple[str, str]]:
     """What a study is and promises, one plain line each with its heading."""
     parameters, federation = expected_parameters(study), study.federation
+    plain = study.privacy.mode == "none"
     own = parameter_count(build_model(study)) - parameters
     stays = f", and {own:,} that never leave a hospital" if own else ""
     about = study.study
@@ -65,6 +66,7 @@ def rows(study: Study) -> list[tuple[str, str]]:
             f"{study.training.rounds} of {study.training.local_steps} local steps, "
             f"{federation.max_retries} retries at most",
         ),
+        *([("each patient", explain_copies(study.training))] if study.training.copies > 1 and not plain else []),
         ("hospitals", f"{federation.hospitals}, sums over {federation.min_contributors} or more"),
         ("each round sends", f"{4 * parameters / 1e6:.1f} MB up and down per hospital"),
         ("privacy", explain(study, plan_for(study))),
@@ -79,6 +81,14 @@ def explain_text(input_: TextInput) -> str:
         else "identifiers are not masked: the model sees every word"
     )
     return f"of more than {input_.max_tokens} tokens {KEPT[input_.keep]}; {masked}"
+
+
+def explain_copies(training: Training) -> str:
+    """What a patient of several rows needs under privacy."""
+    return (
+        f"{training.records} records times {training.augmentations} copies are {training.copies} rows, clipped as one: "
+        "they go through the model together, and every hospital needs the memory for that"
+    )
 
 
 def explain(study: Study, plan: Plan | None) -> str:
