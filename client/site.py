@@ -83,7 +83,7 @@ class Site(SiteFolder):
 
     def _presence(self, request: wire.PresenceRequest) -> wire.PresenceReply:
         self._load(request.run_id)
-        signature = sign_presence(self.identity, request.run_id)
+        signature = sign_presence(self.identity, request.run_id, request.nonce)
         return self._leave("presence", wire.PresenceReply(self.name, signature), request.run_id)
 
     def _setup(self, request: wire.SetupRequest) -> wire.SetupReply:

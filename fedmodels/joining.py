@@ -83,15 +83,18 @@ def verify_head(public_key: bytes, head: bytes) -> bytes:
     return digest
 
 
-def sign_presence(identity: Ed25519PrivateKey, run_id: bytes) -> bytes:
-    """A hospital's signed statement that it is there, with its protocol state of this run."""
-    return identity.sign(_PRESENCE + run_id)
+def sign_presence(identity: Ed25519PrivateKey, run_id: bytes, nonce: bytes) -> bytes:
+    """A hospital's signed statement that it is there, with its protocol state of this run. Both have 16 bytes.
+
+    nonce: of the coordinator's question, so that an older statement, which others may have seen, is no answer.
+    """
+    return identity.sign(_PRESENCE + run_id + nonce)
 
 
-def verify_presence(public_key: bytes, run_id: bytes, signature: bytes) -> bool:
+def verify_presence(public_key: bytes, run_id: bytes, nonce: bytes, signature: bytes) -> bool:
     """Whether the hospital of this key (raw Ed25519) said so."""
     try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _PRESENCE + run_id)
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _PRESENCE + run_id + nonce)
     except InvalidSignature:
         return False
     return True

@@ -23,6 +23,7 @@ _WORTH_TWO_CORES = 1 << 20  # bytes; to wake another core takes as long as hashi
 MAX_BYTES = 1 << 22  # two opaque fields, and a ledger head of every hospital
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 RunId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Nonce = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Opaque = Annotated[bytes, Meta(max_length=1 << 20)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 Head = Annotated[bytes, Meta(max_length=HEAD_BYTES)]
@@ -79,9 +80,10 @@ class UnmaskReply(Strict, frozen=True, tag="unmask-reply"):
 
 
 class PresenceRequest(Strict, frozen=True, tag="presence"):
-    """Asks a hospital that failed to contribute whether it is back."""
+    """Asks a hospital that failed to contribute whether it is back. nonce: fresh, for its signed reply."""
 
     run_id: RunId
+    nonce: Nonce
 
 
 class PresenceReply(Strict, frozen=True, tag="presence-reply"):

@@ -24,7 +24,7 @@ from server.kept import Kept
 from server.records import Clock, Dropout
 
 _NODE_POLL_SECONDS = 0.2
-_RUN_ID_BYTES = 16
+_RUN_ID_BYTES = _NONCE_BYTES = 16
 _QUICK_SECONDS = 30.0  # for an answer that needs no work at the hospital
 
 Vector = npt.NDArray[np.uint32]
@@ -168,12 +168,14 @@ class Consortium:
         unknown = away - self._nodes.keys()
         known = [self._nodes[name] for name in sorted(away - unknown)]
         strangers = set(self._exchange.nodes()) - set(self._nodes.values()) if unknown else set()
-        request = wire.PresenceRequest(self.run_id)
+        request = wire.PresenceRequest(self.run_id, os.urandom(_NONCE_BYTES))
         for answer in self._exchange.ask(dict.fromkeys([*known, *sorted(strangers)], request), _QUICK_SECONDS):
             if not isinstance(answer.reply, wire.PresenceReply):
                 continue
             hospital, signature = answer.reply.hospital, answer.reply.signature
-            if hospital not in away or not verify_presence(self._roster.keys[hospital], self.run_id, signature):
+            if hospital not in away or not verify_presence(
+                self._roster.keys[hospital], self.run_id, request.nonce, signature
+            ):
                 continue  # one node must not answer in the name of another's hospital
             if answer.node in strangers and hospital in unknown:
                 unknown.discard(hospital)

@@ -16,7 +16,7 @@ REQUESTS = [
     wire.SetupRequest(bytes(16), bytes(32), bytes(32), HEADS),
     wire.ContributeRequest(bytes(16), "train", 3, b"session", b"relay", HEADS),
     wire.UnmaskRequest(bytes(16), b"message"),
-    wire.PresenceRequest(bytes(16)),
+    wire.PresenceRequest(bytes(16), bytes(16)),
 ]
 REPLIES = [
     wire.SetupReply("a", b"key", b"head"),
@@ -50,13 +50,13 @@ def raw(*pairs):
     return bytes([0x80 | len(pairs)]) + b"".join(msgspec.msgpack.encode(part) for pair in pairs for part in pair)
 
 
-PRESENCE = ("type", "presence"), ("run_id", bytes(16))
+PRESENCE = ("type", "presence"), ("run_id", bytes(16)), ("nonce", bytes(16))
 REFUSAL = ("type", "refusal"), ("rule", "busy")
 SETUP_REPLY = ("type", "setup-reply"), ("hospital", "a"), ("key_message", b"k"), ("head", b"")
 
 
 def test_the_raw_maps_of_these_tests_are_messages_before_they_are_spoilt():
-    assert wire.decode_request(raw(*PRESENCE)) == wire.PresenceRequest(bytes(16))
+    assert wire.decode_request(raw(*PRESENCE)) == wire.PresenceRequest(bytes(16), bytes(16))
     assert wire.decode_reply(raw(*REFUSAL)) == wire.Refusal("busy")
     assert wire.decode_reply(raw(*SETUP_REPLY)) == wire.SetupReply("a", b"k")
 

@@ -196,18 +196,19 @@ class RecoverSession:
         """The error for these wrong shares, by the place of their dealer among the survivors, and those not opened.
 
         No honest hospital is among its `liars` while at most c = `max_colluding` hospitals lie (one, where c is 0), and
-        no more than half of the answers beyond the threshold: what the decoder of the shares can correct.
+        no more open shares to wrong numbers than half of the answers beyond the threshold: what the decoder corrects.
         """
-        bearable = (len(self._shares) - self._threshold) // 2
-        few = min(max(1, self._terms.max_colluding), bearable)
-        pairs = {
+        bearable, most = (len(self._shares) - self._threshold) // 2, max(1, self._terms.max_colluding)
+        unopened = self._unopened()
+        pairs = unopened | {
             frozenset({self.survivors[dealer], self._contributors[place - 1]})
             for dealer, places in wrong.items()
             for place in places
-        } | self._unopened()
-        if self._terms.max_colluding <= bearable:  # then the decoder corrects all that may happen to an honest dealer
+        }
+        if most <= bearable:  # then the decoder corrects all that may happen to an honest dealer
             pairs |= {frozenset({self.survivors[dealer]}) for dealer, places in wrong.items() if not places}
-        proven = liars(pairs, few, bearable)
+        found = liars(pairs, min(most, bearable), bearable)
+        proven = (*found, *(name for name in liars(unopened, most, most) if name not in found))
         unsure = sorted(" or ".join(sorted(pair)) for pair in pairs if not pair & set(proven))
         named = "".join(f", hospital {name}" for name in (*proven, *unsure))
         return WrongShares(

@@ -27,7 +27,7 @@ from server.link import Link, serve
 
 pytestmark = pytest.mark.deployment
 RUN = bytes(16)
-PRESENCE = wire.PresenceRequest(RUN)
+PRESENCE = wire.PresenceRequest(RUN, bytes(16))
 
 
 def contribute(seconds: float = 0) -> wire.ContributeRequest:

@@ -54,7 +54,7 @@ def test_what_the_log_does_not_list_does_not_leave(fresh: Deployment) -> None:
     node.wait_for("connected as node", 60)
     with fresh.link.open_run("study") as grid:
         exchange = Exchange(grid)
-        (answer,) = exchange.ask(dict.fromkeys(exchange.nodes(), wire.PresenceRequest(RUN)), 30)
+        (answer,) = exchange.ask(dict.fromkeys(exchange.nodes(), wire.PresenceRequest(RUN, bytes(16))), 30)
     assert answer.problem == NODE_FAILED
     assert "a reply was held back" in node.text()
 

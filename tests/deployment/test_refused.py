@@ -123,13 +123,13 @@ def test_replayed_and_stale_messages(consortium: Consortium) -> None:
         assert replayed.reply == wire.Refusal("protocol")
         assert "this session is over" in first.errors
         first.program.process.send_signal(signal.SIGSTOP)
-        late = list(ask({node: wire.PresenceRequest(sums.run_id)}, 1.0))
+        late = list(ask({node: wire.PresenceRequest(sums.run_id, bytes(16))}, 1.0))
         time.sleep(0.5)
         first.program.process.send_signal(signal.SIGCONT)
         assert [answer.reply for answer in late] in ([], [None])  # Flower may say itself that it was too late
-        (present,) = ask({node: wire.PresenceRequest(sums.run_id)}, 20)
+        (present,) = ask({node: wire.PresenceRequest(sums.run_id, bytes(16))}, 20)
         assert isinstance(present.reply, wire.PresenceReply)
-        assert verify_presence(roster.keys[first.name], sums.run_id, present.reply.signature)
+        assert verify_presence(roster.keys[first.name], sums.run_id, bytes(16), present.reply.signature)
     assert books(consortium) == before
 
 

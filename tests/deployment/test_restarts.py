@@ -16,7 +16,7 @@ from server.exchange import NODE_FAILED, Answer, Exchange
 pytestmark = pytest.mark.deployment
 RUN = bytes(16)
 MODEL = np.arange(300_000, dtype=np.float32)
-PRESENCE = wire.PresenceRequest(RUN)
+PRESENCE = wire.PresenceRequest(RUN, bytes(16))
 
 
 @pytest.fixture

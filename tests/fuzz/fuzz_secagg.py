@@ -167,7 +167,7 @@ def seeds() -> list[bytes]:
         wire.encode(wire.SetupRequest(run, digest, digest, heads)),
         wire.encode(wire.ContributeRequest(run, "train", 1, RETRY_SESSION.request, b"", heads)),
         wire.encode(wire.UnmaskRequest(run, pairs)),
-        wire.encode(wire.PresenceRequest(run)),
+        wire.encode(wire.PresenceRequest(run, bytes(16))),
         wire.encode(wire.SetupReply("hospital-0", ANNOUNCED.message, bytes(96))),
         wire.encode(wire.ContributeReply(RETRY_UPLOAD.header, bytes(96))),
         wire.encode(wire.UnmaskReply(answers[0])),

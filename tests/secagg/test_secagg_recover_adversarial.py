@@ -248,6 +248,35 @@ def test_shares_that_do_not_open_cost_nothing_while_enough_others_do():
     assert session.result().tolist() == plain_sum(inputs.values())
 
 
+@pytest.mark.parametrize(("n", "threshold", "colluding"), [(3, 3, 0), (4, 3, 0), (5, 4, 1)])
+def test_a_dealer_whose_shares_open_for_nobody_is_named_also_where_the_decoder_can_correct_none(
+    n, threshold, colluding
+):
+    states, aggregator = set_up(recover_terms(n, threshold, colluding))
+    _, session = secagg.open_recovery(aggregator, 1, names(n), MODEL, 2)
+    states, sent = upload_to(session, states, vectors(names(n), 2), arrive=names(n)[1:])
+    header = decode(sent["hospital-0"].header, RecoverHeader)
+    sealed = encode(msgspec.structs.replace(header, shares=(bytes(48),) * (n - 1)))
+    session.add(sealed, sent["hospital-0"].vector)
+    for name, request in session.advance().items():
+        session.answer(secagg.reveal_shares(states[name], request)[1])
+    with pytest.raises(WrongShares) as caught:
+        session.advance()
+    assert caught.value.liars == ("hospital-0",)
+
+
+@pytest.mark.parametrize(("n", "threshold", "colluding"), [(4, 3, 0), (5, 4, 0), (5, 4, 1)])
+def test_nobody_is_named_for_a_wrong_number_where_the_decoder_can_correct_none(n, threshold, colluding):
+    states, aggregator = set_up(recover_terms(n, threshold, colluding))
+    _, session = secagg.open_recovery(aggregator, 1, names(n), MODEL, 2)
+    states, _ = upload_to(session, states, vectors(names(n), 2))
+    lying(session, states, session.advance(), {"hospital-2": [0]})
+    with pytest.raises(WrongShares, match="too few answers to tell") as caught:
+        session.advance()
+    assert caught.value.liars == ()
+    assert "hospital" not in caught.value.where
+
+
 def test_a_dealer_is_named_from_as_many_unopened_shares_as_keep_its_secret_closed():
     session, _ = dealt_wrong("does not open", range(3))
     with pytest.raises(WrongShares) as caught:

@@ -71,7 +71,7 @@ class AllAtOnce(LocalGrid):
 
 def ask_all(messages: Counted) -> Iterator[Answer]:
     grid = AllAtOnce(messages)
-    return Exchange(grid).ask(dict.fromkeys(grid.get_node_ids(), wire.PresenceRequest(bytes(16))), 60.0)
+    return Exchange(grid).ask(dict.fromkeys(grid.get_node_ids(), wire.PresenceRequest(bytes(16), bytes(16))), 60.0)
 
 
 def test_one_reply_and_one_vector_are_in_memory_however_many_arrived_at_once() -> None:
@@ -167,7 +167,7 @@ def test_all_hospitals_are_sent_one_copy_of_the_model() -> None:
             return super().push_messages(pushed)
 
     grid = Noting(ClientApp(), [{}] * HOSPITALS)
-    request = wire.PresenceRequest(bytes(16))
+    request = wire.PresenceRequest(bytes(16), bytes(16))
     assert list(Exchange(grid).ask(dict.fromkeys(grid.get_node_ids(), request), 0.0, np.ones(3, np.float32))) == []
     assert len({id(message.content["model"]["model"].data) for message in pushed}) == 1
     assert len(pushed) == HOSPITALS

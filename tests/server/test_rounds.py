@@ -229,7 +229,7 @@ def test_every_message_expires_with_its_exchange() -> None:
             return []
 
     grid = Silent(ClientApp(), [{}, {}])
-    assert list(Exchange(grid, patience=2).ask({2: wire.PresenceRequest(bytes(16))}, 0.1)) == []
+    assert list(Exchange(grid, patience=2).ask({2: wire.PresenceRequest(bytes(16), bytes(16))}, 0.1)) == []
     assert [message.metadata.ttl for message in pushed] == [pytest.approx(0.2)]
 
 
@@ -244,6 +244,6 @@ def test_a_malformed_vector_from_a_hospital_is_an_answer_with_a_problem(data: by
     app = ClientApp()
     app.train()(answer)
     grid = LocalGrid(app, [{}])
-    (got,) = Exchange(grid).ask({2: wire.PresenceRequest(bytes(16))}, 5.0)
+    (got,) = Exchange(grid).ask({2: wire.PresenceRequest(bytes(16), bytes(16))}, 5.0)
     assert got.reply is None
     assert "cannot be read" in got.problem

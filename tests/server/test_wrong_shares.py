@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federations import charges, tiny_federation
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -12,6 +13,7 @@ from flwr.clientapp import ClientApp
 from client.app import register
 from fedmodels import wire
 from fedmodels.errors import RunError
+from fedmodels.joining import sign_presence, verify_presence
 from fedmodels.secagg.messages import RecoverHeader, Shares, decode, encode
 from fedmodels.secagg.primitives import Secret
 from server.app import resume_study, run_study
@@ -255,6 +257,15 @@ def test_a_hospital_that_answers_in_anothers_name_harms_nobody_but_itself(tmp_pa
     assert not any(dropout["hospital"] == VICTIM for dropout in result["dropouts"])
     if kind is wire.ContributeReply:
         assert "another hospital's" in result["dropouts"][0]["reason"]
+
+
+def test_a_presence_is_for_one_question_of_one_run_by_one_hospital() -> None:
+    key, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    run_id, nonce = bytes(16), bytes([1]) * 16
+    signature, public = sign_presence(key, run_id, nonce), key.public_key().public_bytes_raw()
+    assert verify_presence(public, run_id, nonce, signature)
+    for wrong in [(other, run_id, nonce), (public, nonce, nonce), (public, run_id, run_id), (public, nonce, run_id)]:
+        assert not verify_presence(*wrong, signature)
 
 
 def test_a_stranger_that_says_it_is_a_hospital_is_not_taken_for_it(tmp_path: Path) -> None:
