@@ -14,6 +14,7 @@ import numpy.typing as npt
 from client.contribution import Task, update_vector
 from client.training import gradient_sum, train_private
 from fedmodels.data.dataset import TRAIN, Dataset
+from fedmodels.dp.lattice_noise import SUMMATION
 from fedmodels.dp.plan import Plan, plan_for
 from fedmodels.dp.randomness import SecureSource
 from fedmodels.errors import UsageError
@@ -70,7 +71,7 @@ def train_pooled_private(study: Study, parts: Parts) -> Weights:
     expected, source = plan.expected_batch(sum(roster_of(parts).sizes.values())), SecureSource()
 
     def update(_: int, model: npt.NDArray[np.float32]) -> MeanUpdate:
-        deviation = plan.noise_multiplier * plan.clip
+        deviation = plan.noise_multiplier * plan.clip * float(1 + SUMMATION)
         noisy = gradient_sum(study, model, data, plan) + deviation * source.normal(model.size)
         return MeanUpdate(-noisy / expected, noise_norm=deviation * math.sqrt(model.size) / expected)
 

@@ -1,7 +1,7 @@
 """`fedmodels bench utility`: what privacy costs in accuracy, by who adds the noise.
 
 For each data set and epsilon: private training on pooled data, mode `distributed` (planned for no colluding hospital,
-which takes the noise of pooled training and 0.4% to 1% more for rounding, for one, and for a third of them), mode
+which takes the noise of pooled training and up to 0.6% more for the lattice, for one, and for a third of them), mode
 `local`, and every hospital alone; beside all of them pooled training without privacy.
 Seeds are paired: the same seed means the same hospitals and the same initial weights in every row. Batches and noise
 come from the operating system. A score is on the exact test records of all hospitals together.

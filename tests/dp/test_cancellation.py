@@ -6,6 +6,7 @@ controls do that.
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ from fedmodels.data.dataset import TRAIN, Dataset
 from fedmodels.data.features import feature_count
 from fedmodels.dp.clipping import embedding, entries
 from fedmodels.dp.clipping.embedding import Rows
-from fedmodels.dp.clipping.entries import Entry, Outer
+from fedmodels.dp.clipping.entries import Entry, Outer, PerRecord, Summed, matrix_entry, squares, vector_entry
 from fedmodels.dp.gradients import clip_factors
 from fedmodels.dp.plan import Plan
+from fedmodels.dp.randomness import SecureSource
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
 from fedmodels.study import Study, parse_study
@@ -129,6 +131,69 @@ def test_products_of_tiny_and_huge_numbers_are_not_measured_as_nothing() -> None
     assert float(entry.squared_norms().sqrt()) >= float(made) > 1e-3
 
 
+# --- sums that are made ----------------------------------------------------------------------------------------------
+
+
+def made(kind: str, count: int, size: float, steps: int = 48) -> Entry:
+    """Sums over t terms in pairs that cancel, of every record: of a matrix [60, 40], or a vector [60]."""
+    draw = torch.Generator().manual_seed(1)
+    a, g = (torch.randn(count, steps, width, generator=draw) for width in (40, 60))
+    order = torch.randperm(steps, generator=draw)
+    a[:, order[::2]], g[:, order[::2]] = a[:, order[1::2]], -g[:, order[1::2]]
+    if kind == "vector":
+        return vector_entry(nn.Parameter(torch.zeros(60)), size * g)
+    return matrix_entry(nn.Parameter(torch.zeros(60, 40)), a, size * g)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["matrix", "vector"])
+def test_sums_that_cancel_count_for_nothing_and_not_for_their_rounding(kind: str, size: float) -> None:
+    entry = made(kind, 100, size)
+    assert isinstance(entry, Summed)
+    factors = clip_factors(entry.squared_norms().sqrt(), 1.0)
+    for i in range(100):
+        assert float(entry.select(torch.tensor([i])).added(factors[i : i + 1].float()).norm()) < 1e-7
+
+
+@pytest.mark.parametrize("kind", ["matrix", "vector"])
+def test_in_single_precision_their_rounding_would_count_as_a_gradient(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entries, "_CANCELS", 0.0)
+    without_floor(monkeypatch)
+    entry = made(kind, 1, 1e9)
+    factors = clip_factors(entry.squared_norms().sqrt(), 1.0)
+    assert float(entry.added(factors.float()).norm()) > 0.99
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 16, 33, 64])
+@pytest.mark.parametrize("kind", ["matrix", "vector"])
+def test_a_records_gradient_is_the_same_number_whoever_else_is_there(kind: str, count: int) -> None:
+    """Also where nothing cancels enough to be made twice."""
+    draw = torch.Generator().manual_seed(2)
+    a, g = (torch.randn(64, 48, width, generator=draw) for width in (40, 60))
+    g[32:] = g[32:].abs()
+    if kind == "matrix":
+        whole, some = (matrix_entry(nn.Parameter(torch.zeros(60, 40)), a[-n:], g[-n:]) for n in (64, count))
+    else:
+        whole, some = (vector_entry(nn.Parameter(torch.zeros(60)), g[-n:]) for n in (64, count))
+    assert isinstance(whole, Summed)
+    assert isinstance(some, Summed)
+    assert torch.equal(whole.made.gradients[-count:], some.made.gradients)
+    assert torch.equal(whole.squared_norms()[-count:], some.squared_norms())
+
+
+@pytest.mark.parametrize("shape", [(600, 600, 2), (512, 128, 48), (512, 128, 2), (144, 48, 200), (2000, 300, 14)])
+def test_how_a_gradient_is_kept_does_not_depend_on_the_number_of_records(shape: tuple[int, int, int]) -> None:
+    rows, columns, steps = shape
+    parameter = nn.Parameter(torch.zeros(rows, columns))
+    kinds = set()
+    for count in (0, 1, 46, 47, 192, 193, 5000):
+        inputs, outputs = (torch.zeros(1).expand(count, steps, width) for width in (columns, rows))
+        kinds.add(type(matrix_entry(parameter, inputs, outputs)))
+    assert len(kinds) == 1
+
+
 # --- end to end ----------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +239,12 @@ def a_text(patients: int) -> tuple[Study, Callable[[float], np.ndarray], Dataset
     return study, weights, of_patients(x, np.full(2 * patients, 7))
 
 
+def of_opposites(x: np.ndarray) -> Dataset:
+    """Of every patient two equal records with opposite labels."""
+    data = of_patients(x, None)
+    return replace(data, y=np.tile([0, 1], len(x)))
+
+
 def of_patients(x: np.ndarray, lengths: np.ndarray | None) -> Dataset:
     """Two equal records of each; labels differ between those of the last one."""
     count = len(x)
@@ -203,6 +274,45 @@ def test_a_patient_with_opposite_labels_moves_a_hospitals_sum_by_at_most_the_cli
 def test_a_hospitals_sum_in_single_precision_would_be_moved_further(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     in_single(monkeypatch)
     assert moved_by_the_last(name, 1e9) > ALLOWED
+
+
+def draw_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same draws with a patient and without; all patients are in one part, however many."""
+    monkeypatch.setattr(SecureSource, "uniform", lambda _, count: np.zeros(count))
+
+
+def moved_by_each(size: float, counts: range, equal: bool) -> list[float]:
+    """How far the last of so many patients moves the sum, when the terms of every patient cancel."""
+    study, weights, data = a_table(counts[-1])
+    x = data.x[::2]
+    data = of_opposites(np.tile(x[:1], (len(x), 1)) if equal else x)
+    sums = [gradient_sum(study, weights(size), data.take(np.arange(2 * count)), EVERYONE) for count in counts]
+    return [float(np.linalg.norm(b - a)) for a, b in pairwise(sums)]
+
+
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize("counts", [range(1, 5), range(45, 49), range(191, 195)])
+def test_where_all_cancel_no_number_of_patients_changes_what_the_others_contribute(
+    counts: range, equal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_alike(monkeypatch)
+    assert max(moved_by_each(1e9, counts, equal)) <= ALLOWED
+
+
+def test_it_would_be_noticed_if_the_number_of_patients_decided_how_gradients_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As products in single precision up to 46 patients, otherwise not at all."""
+
+    def by_number(parameter: Tensor, inputs: Tensor, outputs: Tensor) -> Entry:
+        if len(inputs) * parameter.numel() > 1 << 24:
+            return Outer(parameter, inputs, outputs)
+        return PerRecord(parameter, outputs.mT @ inputs)
+
+    draw_alike(monkeypatch)
+    monkeypatch.setattr(entries, "matrix_entry", by_number)
+    monkeypatch.setattr(Summed, "squared_norms", lambda bias: squares(bias.made.gradients))
+    assert max(moved_by_each(1e9, range(45, 49), True)) > 10.0
 
 
 def test_the_studies_are_those_whose_terms_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:

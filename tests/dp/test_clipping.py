@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from fedmodels.dp.clipping import convolution, entries
+from fedmodels.dp.clipping import convolution, entries, normalisation
 from fedmodels.dp.clipping.memory import physical_batch
 from fedmodels.dp.clipping.prepare import prepare
 from fedmodels.dp.gradients import clip_factors
@@ -136,9 +136,46 @@ def test_the_other_ways_of_measuring_agree_too(name: str, monkeypatch: pytest.Mo
     """Images and matrices too large for the first way: a call per record, Gram matrices, chunks."""
     monkeypatch.setattr(convolution, "_STRIPS_BYTES", 1)
     monkeypatch.setattr(entries, "_CHUNK_BYTES", 100)
+    monkeypatch.setattr(entries, "_MADE_BYTES", 100)
     make, shape = LAYERS[name]
     x = torch.randn(6, *shape, dtype=torch.float64)
     compare(Alone(make()).double(), rows(x), (x,), 1e-10)
+
+
+MANY_PLACES = {
+    "by planes": (nn.Conv2d(1, 16, 3, padding=1), (1, 28, 28)),
+    "by rows": (nn.Conv2d(16, 32, 3, padding=1), (16, 14, 14)),
+    "one by one": (nn.Conv1d(3, 8, 5), (3, 100)),
+}
+
+
+@pytest.mark.parametrize("count", [2, 3, 17, 33])
+@pytest.mark.parametrize("name", MANY_PLACES)
+def test_a_convolutions_gradient_is_the_same_number_whoever_else_is_there(name: str, count: int) -> None:
+    layer, shape = MANY_PLACES[name]
+    x = torch.randn(40, *shape)
+    g = torch.randn_like(layer(x))
+    for whole, some in zip(
+        *(convolution.operation(layer, x)[0].entries(x[-n:], g[-n:]) for n in (40, count)), strict=True
+    ):
+        for i in range(count):
+            parts = (some.select(torch.tensor([i])), whole.select(torch.tensor([40 - count + i])))
+            assert torch.equal(*(part.added(torch.ones(1)) for part in parts))
+
+
+@pytest.mark.parametrize("size", [8, 64])
+@pytest.mark.parametrize("count", [2, 17, 40])
+def test_group_norm_goes_the_same_way_whoever_else_is_there(
+    size: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    for name in ("_sums", "Table"):
+        was = getattr(normalisation, name)
+        monkeypatch.setattr(normalisation, name, lambda *given, name=name, was=was: taken.append(name) or was(*given))
+    layer = nn.GroupNorm(2, 8)
+    prepared = prepare(nn.Sequential(layer))
+    prepared.model(torch.randn(count, 8, size, size)).sum().backward()
+    assert set(taken) == {"_sums" if size == 8 else "Table"}
 
 
 def test_two_position_gradients_that_cancel_are_measured_right() -> None:

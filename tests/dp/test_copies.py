@@ -69,6 +69,7 @@ def test_copies_of_words_are_averaged_also_where_they_share_some() -> None:
 @pytest.mark.parametrize("name", ["convolution", "linear, two positions of a wide layer", "linear"])
 def test_the_other_ways_of_measuring_agree_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entries, "_CHUNK_BYTES", 100)
+    monkeypatch.setattr(entries, "_MADE_BYTES", 100)
     make, shape = LAYERS[name]
     compare(Alone(make()).double(), torch.randn(6 * COPIES, *shape, dtype=torch.float64), 1e-10)
 

@@ -138,7 +138,8 @@ def test_gradients_that_were_read_are_not_read_again(fast: type) -> None:
 def test_the_comparison_would_notice_a_sampler_without_the_factor_of_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     model, stock = Model(FastLstm), Model(nn.LSTM)
     stock.load_state_dict(model.state_dict())
-    monkeypatch.setattr(registered, "_made", lambda entry: entry.gradients / entry.records)
+    made = registered._made
+    monkeypatch.setattr(registered, "_made", lambda entry: made(entry) / entry.records)
     wrapped = GradSampleModule(model, batch_first=True, loss_reduction="mean")
     x, y = batch()
     nn.functional.cross_entropy(wrapped(x), y).backward()

@@ -129,9 +129,13 @@ class Parts:
     def records(self) -> int:
         return self.gradients.shape[1]
 
-    def grouped(self, copies: int) -> "Parts":
-        parts, records, *rest = self.gradients.shape
-        return replace(self, gradients=self.gradients.view(parts, records // copies, copies, *rest).sum(2))
+    def grouped(self, copies: int) -> Entry:
+        return PerRecord(self.parameter, self.in_order()).grouped(copies)
+
+    def in_order(self) -> Tensor:
+        """[n, ...] in the shape of the parameter."""
+        order = (0, *(1 + dimension for dimension in self.order))
+        return self.gradients.transpose(0, 1).permute(order).reshape(self.records, *self.parameter.shape)
 
     def squared_norms(self) -> Tensor:
         return squares(self.gradients.flatten(0, 1)).view(-1, self.records).sum(0)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedmodels.dp.clipping.book import Book, Gradients, Tensors
-from fedmodels.dp.clipping.entries import Entry, PerRecord, matrix_entry
+from fedmodels.dp.clipping.entries import Entry, matrix_entry, vector_entry
 from fedmodels.errors import PrivacyError
 
 
@@ -37,7 +37,7 @@ class Dense:
         if self.weight.requires_grad:
             entries.append(matrix_entry(self.weight, a, b))
         if self.bias is not None and self.bias.requires_grad:
-            entries.append(PerRecord(self.bias, b.sum(1)))
+            entries.append(vector_entry(self.bias, b))
         return entries
 
 

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from fedmodels.dp.clipping import cells
 from fedmodels.dp.clipping.book import Gradients, Recorder, Tensors
-from fedmodels.dp.clipping.entries import Entry, PerRecord, matrix_entry
+from fedmodels.dp.clipping.entries import Entry, matrix_entry, vector_entry
 from fedmodels.errors import PrivacyError
 
 Layer = nn.LSTM | nn.GRU
@@ -42,7 +42,7 @@ class Scan:
             if weight.requires_grad:
                 entries.append(matrix_entry(weight, left.transpose(0, 1), g.transpose(0, 1)))
             if bias is not None and bias.requires_grad:
-                entries.append(PerRecord(bias, g.sum(0)))
+                entries.append(vector_entry(bias, g.transpose(0, 1)))
         return entries
 
 

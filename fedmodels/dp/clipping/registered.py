@@ -41,7 +41,7 @@ from fedmodels.dp.clipping import convolution, embedding, linear, recurrent
 from fedmodels.dp.clipping.book import Gradients, Operation, Tensors, refuse_short_products
 from fedmodels.dp.clipping.convolution import Parts
 from fedmodels.dp.clipping.embedding import Rows
-from fedmodels.dp.clipping.entries import Entry, Outer, PerRecord
+from fedmodels.dp.clipping.entries import Entry, Outer, PerRecord, Summed
 from fedmodels.errors import PrivacyError
 
 _SHORT = 1 << 11  # numbers: at worst, the single-precision norm of so many is too small by 1e-5
@@ -232,11 +232,10 @@ def _made(entry: Entry) -> Tensor:
     """[n, ...] the gradients themselves, in the shape of the parameter."""
     if isinstance(entry, Outer):
         return entry.outputs.mT @ entry.inputs
-    if isinstance(entry, PerRecord):
-        return entry.gradients
+    if isinstance(entry, PerRecord | Summed):
+        return (entry.made if isinstance(entry, Summed) else entry).gradients
     if isinstance(entry, Parts):
-        order = (0, *(1 + dimension for dimension in entry.order))
-        return entry.gradients.transpose(0, 1).permute(order).reshape(entry.records, *entry.parameter.shape)
+        return entry.in_order()
     if isinstance(entry, Rows):
         return _table(entry)
     raise PrivacyError(f"no per-record gradients from {type(entry).__name__}")
