@@ -137,12 +137,7 @@ def check_sender(data: bytes, sender: str) -> None:
     Headers and answers are not signed: whoever carries them knows from whom they came, and asks this before a session
     takes them. Without it one hospital could answer in another's name, whose own answer would then be refused.
     """
-    types: tuple[type[RecoverHeader | UploadHeader | Pairs | Shares], ...] = (
-        RecoverHeader,
-        UploadHeader,
-        Pairs,
-        Shares,
-    )
+    types: tuple[type[UploadHeader | Pairs | Shares], ...] = (RecoverHeader, UploadHeader, Pairs, Shares)
     for type_ in types:
         with suppress(RemoteProtocolError):
             if decode(data, type_).sender == sender:

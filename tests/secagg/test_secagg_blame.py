@@ -3,10 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from secagg_parties import MODEL, names, recover_terms, set_up, upload_to, vectors
-from test_secagg_recover_adversarial import lying
+from secagg_parties import recover_terms
+from test_secagg_recover_adversarial import all_uploaded, lying
 
-from fedmodels import secagg
 from fedmodels.errors import WrongShares
 from fedmodels.secagg.blame import liars
 
@@ -47,10 +46,7 @@ def test_a_single_pair_names_nobody():
 
 def framed(colluding):
     """Two hospitals lie together so that an honest one, whose shares they hold, looks like a dealer who lied."""
-    terms = recover_terms(12, 8, colluding)
-    states, aggregator = set_up(terms)
-    _, session = secagg.open_recovery(aggregator, 1, names(12), MODEL, 2)
-    states, _ = upload_to(session, states, vectors(names(12), 2))
+    session, states = all_uploaded(recover_terms(12, 8, colluding))
     lying(session, states, session.advance(), {"hospital-3": [0], "hospital-5": [0]})
     with pytest.raises(WrongShares) as caught:
         session.advance()

@@ -267,9 +267,7 @@ def test_a_dealer_whose_shares_open_for_nobody_is_named_also_where_the_decoder_c
 
 @pytest.mark.parametrize(("n", "threshold", "colluding"), [(4, 3, 0), (5, 4, 0), (5, 4, 1)])
 def test_nobody_is_named_for_a_wrong_number_where_the_decoder_can_correct_none(n, threshold, colluding):
-    states, aggregator = set_up(recover_terms(n, threshold, colluding))
-    _, session = secagg.open_recovery(aggregator, 1, names(n), MODEL, 2)
-    states, _ = upload_to(session, states, vectors(names(n), 2))
+    session, states = all_uploaded(recover_terms(n, threshold, colluding))
     lying(session, states, session.advance(), {"hospital-2": [0]})
     with pytest.raises(WrongShares, match="too few answers to tell") as caught:
         session.advance()
@@ -287,14 +285,20 @@ def test_a_dealer_is_named_from_as_many_unopened_shares_as_keep_its_secret_close
 def test_control_two_liars_where_one_was_planned_for_have_an_honest_dealer_named():
     """They bring its shares further from any polynomial than one could; with two planned for, nobody is named."""
     for colluding, named in ((1, ("hospital-6",)), (2, ())):
-        terms = recover_terms(8, 6, colluding)
-        states, aggregator = set_up(terms)
-        _, session = secagg.open_recovery(aggregator, 1, names(8), MODEL, 2)
-        states, _ = upload_to(session, states, vectors(names(8), 2))
+        session, states = all_uploaded(recover_terms(8, 6, colluding))
         lying(session, states, session.advance(), {"hospital-1": [6], "hospital-2": [6]})
         with pytest.raises(WrongShares) as caught:
             session.advance()
         assert caught.value.liars == named
+
+
+def all_uploaded(terms):
+    """(session, states) before step B, nobody dropped out."""
+    states, aggregator = set_up(terms)
+    everybody = tuple(terms.roster)
+    _, session = secagg.open_recovery(aggregator, 1, everybody, MODEL, 2)
+    states, _ = upload_to(session, states, vectors(everybody, 2))
+    return session, states
 
 
 def lying(session, states, requests, lies):
@@ -317,10 +321,7 @@ def lying(session, states, requests, lies):
     ],
 )
 def test_who_lied_about_shares_is_named(lies, named):
-    terms = recover_terms(7, 5)
-    states, aggregator = set_up(terms)
-    _, session = secagg.open_recovery(aggregator, 1, names(7), MODEL, 2)
-    states, _ = upload_to(session, states, vectors(names(7), 2))
+    session, states = all_uploaded(recover_terms(7, 5))
     lying(session, states, session.advance(), lies)
     with pytest.raises(RemoteProtocolError, match=named):
         session.advance()

@@ -30,11 +30,18 @@ Lies = Callable[[int, str], Sequence[int]]
 """Which dealers' shares a node opens wrong in a session (counted from 1) of this kind; places in the list it sends."""
 
 
-class LyingGrid(LocalGrid):
+class HospitalsGrid(LocalGrid):
+    """The hospitals of a federation, as they are."""
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(register(ClientApp()), [{"site": str(site)} for site in federation.sites])
+
+
+class LyingGrid(HospitalsGrid):
     """Hospitals that answer step B with numbers that are no shares of the secrets they were asked for."""
 
     def __init__(self, federation: Federation, lies: dict[int, Lies]) -> None:
-        super().__init__(register(ClientApp()), [{"site": str(site)} for site in federation.sites])
+        super().__init__(federation)
         self._lies, self._sessions, self._kind = lies, dict.fromkeys(lies, 0), ""
 
     def _reply(self, message: Message) -> Message:
@@ -180,16 +187,12 @@ def test_a_liar_stays_out_though_the_coordinator_is_killed_before_the_round_is_o
     assert charges(federation)[2] == 1
 
 
-class SealingGrid(LocalGrid):
-    """A hospital whose sealed shares open for nobody."""
-
-    def __init__(self, federation: Federation, node: int) -> None:
-        super().__init__(register(ClientApp()), [{"site": str(site)} for site in federation.sites])
-        self._node = node
+class SealingGrid(HospitalsGrid):
+    """The sealed shares of `hospital-03` open for nobody."""
 
     def _reply(self, message: Message) -> Message:
         reply = super()._reply(message)
-        if message.metadata.dst_node_id != self._node:
+        if message.metadata.dst_node_id != NODE:
             return reply
         body = wire.decode_reply(reply.content.config_records["reply"]["body"])
         if isinstance(body, wire.ContributeReply):
@@ -202,18 +205,15 @@ class SealingGrid(LocalGrid):
 
 def test_a_hospital_whose_shares_open_for_nobody_is_left_out_and_nobody_else(tmp_path: Path) -> None:
     federation, lines = tiny_federation(tmp_path, *SEVEN), []
-    grid = SealingGrid(federation, NODE)
+    grid = SealingGrid(federation)
     result = run_study(Exchange(grid), federation.study_file, federation.roster_file, tmp_path / "run", lines.append)
     assert [len(line.hospitals) for line in lines] == [6, 6]
     assert [dropout["hospital"] for dropout in result["dropouts"]] == [LIAR]
     assert charges(federation) == [3, 3, 1, 3, 3, 3, 3]
 
 
-class HastyGrid(LocalGrid):
+class HastyGrid(HospitalsGrid):
     """`hospital-03` answers before everybody else."""
-
-    def __init__(self, federation: Federation) -> None:
-        super().__init__(register(ClientApp()), [{"site": str(site)} for site in federation.sites])
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         pushed = list(messages)
