@@ -15,12 +15,13 @@ from torch import nn
 
 from fedmodels.data.dataset import Dataset
 from fedmodels.dp.canaries import Canaries
+from fedmodels.dp.clipping.entries import MOST_IN_SINGLE
 from fedmodels.dp.clipping.memory import physical_batch
 from fedmodels.dp.clipping.prepare import prepare
 from fedmodels.dp.gradients import PrivateOptimizer
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource
-from fedmodels.dp.sampling import PoissonSampler, SeededSource, parts
+from fedmodels.dp.sampling import PoissonSampler, SeededSource, passes
 from fedmodels.models.augment import augmented
 from fedmodels.models.batches import to_tensors
 from fedmodels.models.device import device_of, image_format
@@ -30,7 +31,6 @@ from fedmodels.models.weights import flatten
 from fedmodels.study import Study, Training
 from fedmodels.study_input import ImageInput
 
-_SINGLE_PRECISION = 192  # patients whose gradients are added in single precision, see `gradient_sum`
 _PLAIN_BATCH = 512  # records per forward pass where no per-sample gradients are held
 
 
@@ -58,7 +58,7 @@ class _Private:
         model = _laid_out(model_with(study, start), study)
         self._prepared = prepared = prepare(model, study.training.copies)
         one = _one_patient(study, data, device_of(prepared.model))
-        self._chunk = min(_SINGLE_PRECISION, physical_batch(prepared, *one))
+        self._at_once = physical_batch(prepared, *one)
         if canaries:
             canaries.attach(prepared)
         self.model = prepared.model.train()
@@ -67,7 +67,7 @@ class _Private:
         self._sampler = PoissonSampler(patients, plan.sampling_rate, _shares(study, data, len(patients)))
 
     def accumulate_batch(self) -> Iterator[None]:
-        """Add up the clipped gradients of one sample of patients; yields after each part that fits in memory.
+        """Add up the clipped gradients of one sample of patients; yields after each part.
 
         Which part a patient is in does not depend on who else is drawn, see `sampling.parts`.
         """
@@ -75,10 +75,11 @@ class _Private:
         records = self._study.training.records
         real = drawn[drawn < len(self._data)]
         rows = self._sampler.several(real, records, self._source).reshape(len(real), records)
-        for some in parts(self._source.uniform(len(real)), self._chunk):
+        for some, last in passes(self._source.uniform(len(real)), MOST_IN_SINGLE, self._at_once):
             _backward(self.model, self._study, self._data.take(rows[some].reshape(-1)))
-            self.optimizer.accumulate()
-            yield
+            self.optimizer.accumulate(part_ends=last)
+            if last:
+                yield
         if self._canaries:
             for _ in self._canaries.write(self._prepared, drawn[drawn >= len(self._data)] - len(self._data)):
                 self.optimizer.accumulate()

@@ -29,8 +29,9 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus carries no 
     One step: `accumulate()` after each backward pass of a physical batch (loss summed over records), then `step()`
     once, also when there was no batch at all. Guarantee of a step: the Gaussian mechanism with L2 sensitivity
     S = C (1 + 1/256) and standard deviation plan.noise_multiplier * S, divided by the public `expected_batch_size`.
-    C / 256 is for the rounding of sums, and enough for it where a pass has at most 192 records, and which they are does
-    not depend on who else is drawn (`sampling.parts`; `client.training.gradient_sum` has the arithmetic).
+    C / 256 is for the rounding of sums, and enough for it where a part has at most 192 records, and which they are does
+    not depend on who else is drawn (`sampling.parts`; `client.training.gradient_sum` has the arithmetic). A pass is a
+    part of its own, unless the next one is said to be of the same part.
     """
 
     def __init__(
@@ -60,25 +61,29 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus carries no 
         self._book = prepared.book
         self._source = source
 
-    def accumulate(self) -> None:
-        """Clip the records of the last backward pass and add them to the step's sum; nothing, if there was none."""
-        self.clip_and_accumulate()
+    def accumulate(self, *, part_ends: bool = True) -> None:
+        """Clip the records of the last backward pass and add them to the step's sum; nothing, if there was none.
+
+        part_ends: False where the next pass is of the same part, as a part of 192 records may need several.
+        """
+        self._book.add_clipped(clip_factors(self._book.norms(), self.max_grad_norm), part_ends=part_ends)
 
     def clip_and_accumulate(self) -> None:
-        self._book.add_clipped(clip_factors(self._book.norms(), self.max_grad_norm))
+        self.accumulate()
 
     def clipped_sum(self) -> Tensor:
         """The sum since the last step, [D] float32, without noise, and start again from zero; zeros without a batch.
 
         In the order of `fedmodels.models.weights.flatten`: ascending names. Not private: noise has to be added.
         """
+        self._book.end_part()
         parts = []
         for parameter, _ in sorted(self._book.names.items(), key=lambda item: item[1]):
             parts.append(self._taken(parameter).cpu().to(torch.float32).reshape(-1))
         return torch.cat(parts)
 
     def _taken(self, parameter: Tensor) -> Tensor:
-        """The sum of one parameter, float64 if it is of several passes, which starts again from zero."""
+        """The sum of one parameter, float64 if it is of several parts, which starts again from zero."""
         total = self._book.sums.pop(parameter, None)
         if total is None:
             return torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)

@@ -99,6 +99,17 @@ def parts(tags: npt.NDArray[np.float64], most: int) -> Iterator[npt.NDArray[np.i
     yield from _halved(np.arange(len(tags)), tags, most, 0.0, 1.0)
 
 
+def passes(tags: npt.NDArray[np.float64], most: int, at_once: int) -> Iterator[tuple[npt.NDArray[np.int64], bool]]:
+    """The `parts` of at most `most` patients, each in passes of at most `at_once` that are cut in the same way.
+
+    Yields the places of each pass, and whether it is the last of its part.
+    """
+    for part in parts(tags, most):
+        cut = list(parts(tags[part], at_once))
+        for some in cut:
+            yield part[some], some is cut[-1]
+
+
 def _halved(
     places: npt.NDArray[np.int64], tags: npt.NDArray[np.float64], most: int, low: float, width: float
 ) -> Iterator[npt.NDArray[np.int64]]:

@@ -135,7 +135,7 @@ def test_a_record_and_all_its_copies_move_a_sum_by_at_most_the_clip(monkeypatch:
 
 def test_private_steps_work_with_copies_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     start = flatten(build_model(EXTREME))
-    monkeypatch.setattr(training, "_SINGLE_PRECISION", 2)
+    monkeypatch.setattr(training, "MOST_IN_SINGLE", 2)
     assert 1.0 < np.linalg.norm(gradient_sum(EXTREME, start, images(5), EVERYONE)) <= 5.0
 
 

@@ -151,7 +151,7 @@ def test_a_patients_records_are_averaged_and_clipped_once(
     name: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of six rows for each patient, who has 1, 2, 3 or 6 records: all of them with the same weight."""
-    monkeypatch.setattr(training, "_SINGLE_PRECISION", chunk)
+    monkeypatch.setattr(training, "MOST_IN_SINGLE", chunk)
     study = STUDIES[name]()
     start, data = flatten(build_model(study)), data_of(study)
     means = averages(study, start, data)

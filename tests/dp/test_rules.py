@@ -23,7 +23,7 @@ from fedmodels.dp.accounting import SampledGaussian
 from fedmodels.dp.gradients import PrivateOptimizer
 from fedmodels.dp.plan import Plan
 from fedmodels.dp.randomness import SecureSource
-from fedmodels.dp.sampling import PoissonSampler, SeededSource, parts
+from fedmodels.dp.sampling import PoissonSampler, SeededSource, parts, passes
 from fedmodels.models.registry import build_model
 from fedmodels.models.weights import flatten
 from fedmodels.study import Study
@@ -282,7 +282,7 @@ def test_rule_4_a_record_scaled_by_a_million_moves_the_sum_by_at_most_the_clip(m
 Cut = Callable[[np.ndarray, int], Any]
 
 
-def passes(data: Dataset, tags: np.ndarray, cut: Cut) -> set[frozenset[str]]:
+def patients_of_each(data: Dataset, tags: np.ndarray, cut: Cut) -> set[frozenset[str]]:
     """The patients of each part that a hospital adds up, where these are the tags."""
     seen: list[frozenset[str]] = []
     backward = training._backward
@@ -292,9 +292,9 @@ def passes(data: Dataset, tags: np.ndarray, cut: Cut) -> set[frozenset[str]]:
         return backward(model, study, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_SINGLE_PRECISION", 16)
+        patch.setattr(training, "MOST_IN_SINGLE", 16)
         patch.setattr(training, "_backward", spy)
-        patch.setattr(training, "parts", lambda drawn, most: cut(tags[: len(drawn)], most))
+        patch.setattr(training, "passes", lambda drawn, most, _: ((p, True) for p in cut(tags[: len(drawn)], most)))
         training.gradient_sum(STUDY, MODEL, data, QUIET)
     assert sum(map(len, seen)) == len(data)
     return set(seen)
@@ -305,7 +305,10 @@ def test_rule_4_who_else_is_drawn_changes_one_part_of_a_sum() -> None:
     everyone, tags = patients(300), SeededSource(1).uniform(300)
 
     def summed_anew(cut: Cut) -> int:
-        with_first, without = passes(everyone, tags, cut), passes(everyone.take(range(1, 300)), tags[1:], cut)
+        with_first, without = (
+            patients_of_each(everyone, tags, cut),
+            patients_of_each(everyone.take(range(1, 300)), tags[1:], cut),
+        )
         return sum(map(len, with_first - without))
 
     assert summed_anew(parts) <= 17
@@ -314,10 +317,17 @@ def test_rule_4_who_else_is_drawn_changes_one_part_of_a_sum() -> None:
 
 def test_rule_4_parts_are_drawn_anew_for_every_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[np.ndarray] = []
-    monkeypatch.setattr(training, "parts", lambda tags, most: seen.append(tags) or parts(tags, most))
+    monkeypatch.setattr(training, "passes", lambda tags, *most: seen.append(tags) or passes(tags, *most))
     for _ in range(2):
         training.gradient_sum(STUDY, MODEL, patients(50), QUIET)
     assert len(np.unique(np.concatenate(seen))) == 100
+
+
+def test_rule_4_a_sum_is_the_same_however_many_patients_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    everyone = patients(300)
+    whole = training.gradient_sum(STUDY, MODEL, everyone, QUIET)
+    monkeypatch.setattr(training, "physical_batch", lambda *_: 7)
+    assert training.gradient_sum(STUDY, MODEL, everyone, QUIET) == pytest.approx(whole, abs=1e-4)
 
 
 def test_rule_4_clipping_is_per_patient_and_not_of_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:

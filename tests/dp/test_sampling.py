@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedmodels.dp.randomness import SecureSource
-from fedmodels.dp.sampling import PoissonSampler, SeededSource, parts
+from fedmodels.dp.sampling import PoissonSampler, SeededSource, parts, passes
 from fedmodels.errors import PrivacyError
 
 PATIENTS = np.array(["a"] * 50 + ["b"] + ["c", "d"] * 3)
@@ -86,6 +86,18 @@ def test_everybody_is_in_one_part_and_no_part_is_too_large(count: int, most: int
     assert sorted(np.concatenate([*found, np.zeros(0, np.int64)]).tolist()) == list(range(count))
     assert all(0 < len(part) <= most and (np.diff(part) > 0).all() for part in found)
     assert count > most or len(found) == min(count, 1)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 8, 100])
+def test_passes_make_up_the_parts(at_once: int) -> None:
+    tags = SeededSource(5).uniform(300)
+    found: list[list[int]] = [[]]
+    for places, last in passes(tags, 8, at_once):
+        assert 0 < len(places) <= at_once
+        found[-1] += places.tolist()
+        if last:
+            found.append([])
+    assert [sorted(part) for part in found] == [*(part.tolist() for part in parts(tags, 8)), []]
 
 
 def test_equal_tags_come_to_an_end() -> None:

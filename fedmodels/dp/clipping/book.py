@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
-from fedmodels.dp.clipping.entries import Entry
+from fedmodels.dp.clipping.entries import Entry, Outer
 from fedmodels.errors import PrivacyError
 
 Tensors = tuple[Tensor, ...]
@@ -47,7 +47,9 @@ class Book:
     def __init__(self, names: dict[Tensor, str], copies: int = 1) -> None:
         """names: the trainable parameters. copies: adjacent rows of a batch that are one record, see `prepare`."""
         self.names, self.copies = names, copies
-        self.sums: dict[Tensor, Tensor] = {}  # a parameter without any record has none
+        self.sums: dict[Tensor, Tensor] = {}  # of the parts that ended; a parameter without any record has none
+        self._part: dict[Tensor, Tensor] = {}
+        self._waiting: dict[Tensor, list[tuple[Outer, Tensor]]] = {}
         self._anchor = torch.zeros((), requires_grad=True)
         self._entries: dict[Tensor, Entry] = {}
         self._records: int | None = None
@@ -120,10 +122,11 @@ class Book:
         return total.where(total <= torch.finfo(torch.float32).max, torch.inf).sqrt()
 
     @torch.no_grad()
-    def add_clipped(self, factors: Tensor) -> None:
-        """Add sum_i factors[i] * gradient_i to every parameter's entry in `sums`, and forget the pass.
+    def add_clipped(self, factors: Tensor, *, part_ends: bool = True) -> None:
+        """Add sum_i factors[i] * gradient_i to the part of the batch that this pass is of, and forget the pass.
 
-        From a second pass on `sums` is float64: errors of single precision are those of one pass, however many follow.
+        A part that ends goes into `sums`, which are float64 from the second part on: errors of single precision are
+        those of one part, however many follow.
 
         factors: [n]. A record of factor 0 has no influence, whatever its gradient: also not by 0 * nan.
         """
@@ -133,13 +136,34 @@ class Book:
         while self._entries:
             parameter, entry = self._entries.popitem()
             kept = entry if every else entry.select(rows)
-            value, before = kept.added(taken.to(parameter.dtype)), self.sums.get(parameter)
+            weights = taken.to(parameter.dtype)
+            if isinstance(kept, Outer) and kept.may_wait and (parameter in self._waiting or not part_ends):
+                self._waiting.setdefault(parameter, []).append((kept, weights))
+            else:
+                self._add(parameter, kept.added(weights))
+        if part_ends:
+            self.end_part()
+
+    @torch.no_grad()
+    def end_part(self) -> None:
+        """What is clipped next is of another part."""
+        while self._waiting:
+            parameter, waiting = self._waiting.popitem()
+            entries, factors = zip(*waiting, strict=True)
+            self._add(parameter, Outer.joined(entries).added(torch.cat(factors)))
+        while self._part:
+            parameter, value = self._part.popitem()
+            before = self.sums.get(parameter)
             self.sums[parameter] = value if before is None else before.double().add_(value)
+
+    def _add(self, parameter: Tensor, value: Tensor) -> None:
+        before = self._part.get(parameter)
+        self._part[parameter] = value if before is None else before.add_(value)
 
     def clear(self) -> None:
         """Forget the last backward pass and the sums."""
-        self._entries.clear()
-        self.sums.clear()
+        for kept in (self._entries, self._waiting, self._part, self.sums):
+            kept.clear()
 
 
 def refuse_short_products(x: Tensor) -> None:

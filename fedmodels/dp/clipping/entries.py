@@ -1,5 +1,6 @@
 """What a layer writes down about the per-record gradients of one parameter, and how it is measured and added up."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -7,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+MOST_IN_SINGLE = 192  # records whose clipped gradients are added in single precision
 _BLOCK = 1024  # float32 sums of so few squares are right to 1e-7; blocks are added up in float64
 _CHUNK_BYTES = 1 << 26  # what is made only to be measured or added up in double precision
 _MADE_BYTES = 1 << 20  # a record's gradient of one matrix that is made and kept, so that it is made once
@@ -135,6 +137,19 @@ class Outer:
 
     def select(self, rows: Tensor) -> "Outer":
         return replace(self, inputs=self.inputs[rows], outputs=self.outputs[rows])
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether keeping it until its part ends takes less memory than the sum: one product is then made of all."""
+        steps, sides = self.inputs.shape[1], self.inputs.shape[2] + self.outputs.shape[2]
+        return steps == 1 and MOST_IN_SINGLE * sides <= self.parameter.numel()
+
+    @staticmethod
+    def joined(entries: "Sequence[Outer]") -> "Outer":
+        """The records of all of them, which are of one parameter."""
+        first, *_ = entries
+        inputs, outputs = ([getattr(e, side) for e in entries] for side in ("inputs", "outputs"))
+        return replace(first, inputs=torch.cat(inputs), outputs=torch.cat(outputs))
 
     def added(self, factors: Tensor) -> Tensor:
         right = self.inputs.flatten(0, 1)
