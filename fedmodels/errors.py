@@ -5,6 +5,8 @@ An error message has three parts: *what* happened, *where* (file and line, hospi
 0 done, 1 failed, 2 wrong use, 3 refused by a hospital's policy or budget.
 """
 
+from typing import Any
+
 
 class FedmodelsError(Exception):
     """Base of all errors that fedmodels raises on purpose.
@@ -22,6 +24,10 @@ class FedmodelsError(Exception):
         place = f"{self.where}: " if self.where else ""
         advice = f"\n  -> {self.fix}" if self.fix else ""
         return f"{place}{self.what}{advice}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For errors of other processes. An exception's own way forgets what is given by name."""
+        return self.__class__.__new__, (self.__class__, *self.args), self.__dict__
 
 
 class UsageError(FedmodelsError):

@@ -29,13 +29,16 @@ J = TypeVar("J", bound=Job)
 
 
 def run_all(jobs: Sequence[J], cores: int, progress: Progress) -> dict[J, float]:
-    """What each job returns."""
+    """What each job returns. The first error of one is raised once those that already run have ended."""
     found: dict[J, float] = {}
     with ProcessPoolExecutor(cores, get_context("spawn"), initializer=_begin) as workers:
         running = {workers.submit(job.run): job for job in jobs}
-        for done in as_completed(running):
-            found[running[done]] = done.result()
-            progress(len(found), len(jobs), running[done].name)
+        try:
+            for done in as_completed(running):
+                found[running[done]] = done.result()
+                progress(len(found), len(jobs), running[done].name)
+        finally:
+            workers.shutdown(cancel_futures=True)
     return found
 
 

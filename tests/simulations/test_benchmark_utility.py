@@ -1,11 +1,14 @@
 """The comparison of who adds the noise: every row trains, and the goals are computed as they are said."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from federations import tiny_text
 
 from fedmodels.data.dataset import TEST, TRAIN, Dataset
 from fedmodels.data.features import feature_count
+from fedmodels.errors import DataError
 from fedmodels.settings import DISTRIBUTED, apply_settings, for_mode
 from fedmodels.study import parse_study
 from fedmodels.study_template import render
@@ -13,6 +16,7 @@ from simulations.benchmarks import problems, utility
 from simulations.benchmarks.problems import Case, Problem
 from simulations.benchmarks.utility import ALONE, CAUTIOUS, LOCAL, NON_PRIVATE, POOLED, TRUSTING
 from simulations.benchmarks.utility import DISTRIBUTED as DISTRIBUTED_ROW
+from simulations.benchmarks.workers import run_all
 
 
 def load(settings: tuple[str, ...], seed: int) -> Case:
@@ -79,3 +83,11 @@ def test_digits_are_dealt_out_whole() -> None:
     assert len(rows) == 10
     assert len(set.union(*rows)) == sum(map(len, rows)) == 1797
     assert sum(len(part.part(TEST)) for part in case.parts.values()) == 360
+
+
+def test_data_that_is_not_there_is_said_by_the_worker_that_misses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDMODELS_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"processed\.cleveland\.data: no such file"):
+        run_all([utility.Job("heart_disease", POOLED, 3.0, 0)], 1, lambda *_: None)
