@@ -11,7 +11,7 @@ from fedmodels.dp.clipping.blocks import Table, layout
 from fedmodels.dp.clipping.book import Book, Gradients, Tensors
 from fedmodels.dp.clipping.entries import Entry, PerRecord
 
-_LARGE = 1 << 15  # elements of a record; measured with 64 of them, of 28 and 64 pixels, on two threads
+_LARGE = 1 << 13  # elements of a record; measured with 64 of them, of 7 to 64 pixels a side, on two threads
 
 
 def _sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
