@@ -76,7 +76,6 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus carries no 
 
         In the order of `fedmodels.models.weights.flatten`: ascending names. Not private: noise has to be added.
         """
-        self._book.end_part()
         parts = []
         for parameter, _ in sorted(self._book.names.items(), key=lambda item: item[1]):
             parts.append(self._taken(parameter).cpu().to(torch.float32).reshape(-1))
@@ -84,6 +83,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus carries no 
 
     def _taken(self, parameter: Tensor) -> Tensor:
         """The sum of one parameter, float64 if it is of several parts, which starts again from zero."""
+        self._book.end_part()
         total = self._book.sums.pop(parameter, None)
         if total is None:
             return torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)

@@ -100,9 +100,10 @@ def parts(tags: npt.NDArray[np.float64], most: int) -> Iterator[npt.NDArray[np.i
 
 
 def passes(tags: npt.NDArray[np.float64], most: int, at_once: int) -> Iterator[tuple[npt.NDArray[np.int64], bool]]:
-    """The `parts` of at most `most` patients, each in passes of at most `at_once` that are cut in the same way.
+    """The `parts` of at most `most` patients, each in passes of at most `at_once`.
 
-    Yields the places of each pass, and whether it is the last of its part.
+    Yields the places of each pass, and whether it is the last of its part. Passes are cut as parts are, so that without
+    one patient only those of an interval of at most `at_once` + 1 patients change.
     """
     for part in parts(tags, most):
         cut = list(parts(tags[part], at_once))

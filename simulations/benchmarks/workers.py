@@ -29,7 +29,7 @@ J = TypeVar("J", bound=Job)
 
 
 def run_all(jobs: Sequence[J], cores: int, progress: Progress) -> dict[J, float]:
-    """What each job returns. The first error of one is raised once those that already run have ended."""
+    """What each job returns. The first error of one is raised once those that run or are next have ended."""
     found: dict[J, float] = {}
     with ProcessPoolExecutor(cores, get_context("spawn"), initializer=_begin) as workers:
         running = {workers.submit(job.run): job for job in jobs}

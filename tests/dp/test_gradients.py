@@ -28,11 +28,11 @@ class Step:
         sgd = torch.optim.SGD(self.model.parameters(), lr=1.0)
         self.optimizer = PrivateOptimizer(prepared, sgd, plan(noise, clip), divisor, SecureSource())
 
-    def move(self, *chunks: torch.Tensor, one_part: bool = False) -> np.ndarray:
+    def move(self, *chunks: torch.Tensor) -> np.ndarray:
         before = self.weight.detach().clone()
         for x in chunks:
             self.model(x).sum().backward()
-            self.optimizer.accumulate(part_ends=not one_part)
+            self.optimizer.accumulate()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return (before - self.weight.detach()).numpy().ravel()
@@ -58,43 +58,6 @@ def test_a_record_with_an_overflowing_gradient_contributes_nothing(bad: float) -
 def test_chunks_of_a_batch_add_up_to_the_batch() -> None:
     x = torch.randn(7, 3, generator=torch.Generator().manual_seed(1))
     assert Step().move(x[:3], x[3:6], x[6:]) == pytest.approx(Step().move(x), abs=1e-6)
-
-
-@pytest.mark.parametrize("width", [3, 2000], ids=["added up at once", "waits for its part to end"])
-def test_passes_of_a_part_add_up_to_it(width: int) -> None:
-    """One record's gradient is too long for single precision: it is left out of its pass, and of the part."""
-    torch.manual_seed(1)
-    prepared, x = prepare(nn.Linear(width, 400, bias=False)), torch.randn(9, width)
-    x[4] *= 1e30
-    weight, book = prepared.model.weight, prepared.book
-
-    def part(*chunks: torch.Tensor) -> torch.Tensor:
-        for number, chunk in enumerate(chunks, 1):
-            prepared.model(chunk).sum().backward()
-            book.add_clipped(clip_factors(book.norms(), 1.0), part_ends=number == len(chunks))
-        return book.sums[weight]
-
-    whole = part(x).clone()
-    assert whole.norm() > 1.0
-    book.clear()
-    in_passes = part(x[:3], x[3:5], x[5:])
-    assert in_passes.dtype == torch.float32
-    torch.testing.assert_close(in_passes, whole)
-    torch.testing.assert_close(part(x), 2.0 * whole.double())  # the next part
-
-
-@pytest.mark.parametrize("width", [3, 10_000])
-def test_a_step_or_a_sum_ends_the_part(width: int) -> None:
-    x = 0.1 * torch.randn(4, width, generator=torch.Generator().manual_seed(1))
-    step = Step(clip=1e3, width=width)
-    assert step.move(x[:2], x[2:], one_part=True) == pytest.approx(x.sum(0).numpy(), abs=1e-3)
-    step.model(x).sum().backward()
-    step.optimizer.accumulate(part_ends=False)
-    assert step.optimizer.clipped_sum().numpy() == pytest.approx(x.sum(0).numpy(), abs=1e-3)
-    step.model(x).sum().backward()
-    step.optimizer.accumulate(part_ends=False)
-    step.optimizer.zero_grad()
-    assert not step.optimizer.clipped_sum().any()
 
 
 def test_many_chunks_are_added_up_in_double_precision() -> None:

@@ -48,8 +48,8 @@ class Book:
         """names: the trainable parameters. copies: adjacent rows of a batch that are one record, see `prepare`."""
         self.names, self.copies = names, copies
         self.sums: dict[Tensor, Tensor] = {}  # of the parts that ended; a parameter without any record has none
-        self._part: dict[Tensor, Tensor] = {}
-        self._waiting: dict[Tensor, list[tuple[Outer, Tensor]]] = {}
+        self._part: dict[Tensor, Tensor] = {}  # of the passes of the part that has not ended
+        self._waiting: dict[Tensor, list[tuple[Outer, Tensor]]] = {}  # those that are added up when it ends
         self._anchor = torch.zeros((), requires_grad=True)
         self._entries: dict[Tensor, Entry] = {}
         self._records: int | None = None
@@ -138,7 +138,7 @@ class Book:
             kept = entry if every else entry.select(rows)
             weights = taken.to(parameter.dtype)
             if isinstance(kept, Outer) and kept.may_wait and (parameter in self._waiting or not part_ends):
-                self._waiting.setdefault(parameter, []).append((kept, weights))
+                self._waiting.setdefault(parameter, []).append((kept.copied(), weights))
             else:
                 self._add(parameter, kept.added(weights))
         if part_ends:

@@ -140,9 +140,13 @@ class Outer:
 
     @property
     def may_wait(self) -> bool:
-        """Whether keeping it until its part ends takes less memory than the sum: one product is then made of all."""
+        """Whether a copy until its part ends takes less memory than the sum: one product is then made of all."""
         steps, sides = self.inputs.shape[1], self.inputs.shape[2] + self.outputs.shape[2]
         return steps == 1 and MOST_IN_SINGLE * sides <= self.parameter.numel()
+
+    def copied(self) -> "Outer":
+        """In memory of its own: what was measured is what is added up, whatever becomes of the model's inputs."""
+        return replace(self, inputs=self.inputs.detach().clone(), outputs=self.outputs.detach().clone())
 
     @staticmethod
     def joined(entries: "Sequence[Outer]") -> "Outer":

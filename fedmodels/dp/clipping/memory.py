@@ -10,7 +10,9 @@ _MOST = 1024
 
 
 def physical_batch(prepared: Prepared, *one: Tensor | None) -> int:
-    """Records per pass that need about a GiB beside weights and sums; at least 1, at most 1024.
+    """Records per pass that need about a GiB beside weights, sums and what waits to be one (at most as much again).
+
+    At least 1, at most 1024.
 
     one: the model's inputs for a batch of one record with all its copies, of any valid values. What its forward pass
     saves for the backward pass is counted twice (gradients of activations), and for each copy the gradients of all but
