@@ -5,8 +5,6 @@ An error message has three parts: *what* happened, *where* (file and line, hospi
 0 done, 1 failed, 2 wrong use, 3 refused by a hospital's policy or budget.
 """
 
-from typing import Any
-
 
 class FedmodelsError(Exception):
     """Base of all errors that fedmodels raises on purpose.
@@ -25,7 +23,7 @@ class FedmodelsError(Exception):
         advice = f"\n  -> {self.fix}" if self.fix else ""
         return f"{place}{self.what}{advice}"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """For errors of other processes. An exception's own way forgets what is given by name."""
         return self.__class__.__new__, (self.__class__, *self.args), self.__dict__
 
