@@ -278,7 +278,7 @@ def bench_utility(
     plot: Annotated[Path | None, typer.Option(help="Draw scores against epsilon: a .png or .svg.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """What privacy costs in accuracy: pooled, distributed, local and alone, beside no privacy. About forty minutes."""
+    """What privacy costs in accuracy: pooled, distributed, local and alone, beside no privacy. About an hour."""
     from simulations.benchmarks.utility_command import utility as command
 
     command(problem, seeds, plot, as_json=json)

@@ -52,14 +52,14 @@ def _cell(point: bench.Point) -> str:
 def draw(report: bench.Report, path: Path) -> None:
     """The score against epsilon, one panel per data set; bars are standard errors.
 
-    A row has one colour in all panels, and the one legend has every row of any panel.
+    A row has one colour in all panels, and the one legend below them has every row of any panel.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context():
         mpl.rcdefaults()
-        figure = Figure(figsize=(4.2 * len(report.results), 3.4), layout="constrained")
+        figure = Figure(figsize=(4.2 * len(report.results), 3.8), layout="constrained")
         panels = figure.subplots(1, len(report.results), squeeze=False)[0]
         for axes, result in zip(panels, report.results, strict=True):
             plain = result.point(bench.NON_PRIVATE, None)
@@ -79,5 +79,7 @@ def draw(report: bench.Report, path: Path) -> None:
             label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         shown = [label for label in (bench.NON_PRIVATE, *bench.ROWS) if label in handles]
-        panels[-1].legend([handles[label] for label in shown], shown, fontsize=7)
+        figure.legend(
+            [handles[label] for label in shown], shown, fontsize=8, loc="outside lower center", ncols=2 * len(panels)
+        )
         figure.savefig(path)

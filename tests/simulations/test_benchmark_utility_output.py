@@ -85,13 +85,13 @@ def test_there_is_a_panel_for_each_data_set_and_in_it_every_row_with_its_means_a
 def test_a_row_has_one_colour_in_all_panels_and_the_legend_names_every_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int
 ) -> None:
-    """Also where the panel that has the legend lacks a row."""
+    """Also where the last panel lacks a row."""
     figure = drawn(monkeypatch, Report(REPORT.machine, REPORT.results[::order]), tmp_path / "plot.png")
     lines = [bars for axes in figure.axes for bars in axes.containers]
     colours = {(bars.get_label(), to_hex(bars.lines[0].get_color())) for bars in lines}
     assert sorted(row for row, _ in colours) == sorted(bench.ROWS)
     assert len({colour for _, colour in colours}) == len(bench.ROWS)
-    (legend,) = (axes.get_legend() for axes in figure.axes if axes.get_legend())
+    (legend,) = figure.legends
     named = {text.get_text(): handle for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)}
     assert list(named) == [bench.NON_PRIVATE, *bench.ROWS]
     assert {(row, to_hex(named[row].get_color()[0])) for row in bench.ROWS} == colours
