@@ -305,10 +305,8 @@ def test_rule_4_who_else_is_drawn_changes_one_part_of_a_sum() -> None:
     everyone, tags = patients(300), SeededSource(1).uniform(300)
 
     def summed_anew(cut: Cut) -> int:
-        with_first, without = (
-            patients_of_each(everyone, tags, cut),
-            patients_of_each(everyone.take(range(1, 300)), tags[1:], cut),
-        )
+        with_first = patients_of_each(everyone, tags, cut)
+        without = patients_of_each(everyone.take(range(1, 300)), tags[1:], cut)
         return sum(map(len, with_first - without))
 
     assert summed_anew(parts) <= 17

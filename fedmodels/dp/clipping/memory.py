@@ -10,10 +10,9 @@ _MOST = 1024
 
 
 def physical_batch(prepared: Prepared, *one: Tensor | None) -> int:
-    """Records per pass that need about a GiB beside weights, sums and what waits to be one (at most as much again).
+    """Records per pass that need about a GiB beside weights, sums and what waits for them; at least 1, at most 1024.
 
-    At least 1, at most 1024.
-
+    What waits is copied once more when its part ends: together at most twice the size of the sums (`Outer.may_wait`).
     one: the model's inputs for a batch of one record with all its copies, of any valid values. What its forward pass
     saves for the backward pass is counted twice (gradients of activations), and for each copy the gradients of all but
     dense layers and embeddings, which are never made for one position.
